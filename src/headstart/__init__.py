@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         predict,
         resume,
         sample,
-        sources,
         subset,
     )
+    from headstart.api import sources as list_sources
     from headstart.errors import DataError, HeadstartError, Interrupted, UserError
     from headstart.estimator import TransferClassifier
     from headstart.progress import Reporter
@@ -31,29 +31,16 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "DataError": "headstart.errors",
-    "HeadstartError": "headstart.errors",
-    "Interrupted": "headstart.errors",
-    "Model": "headstart.ship.model",
-    "Reporter": "headstart.progress",
-    "RunResult": "headstart.api",
-    "Settings": "headstart.settings",
-    "TransferClassifier": "headstart.estimator",
-    "UserError": "headstart.errors",
-    "compare": "headstart.api",
-    "demo": "headstart.api",
-    "doctor": "headstart.api",
-    "evaluate": "headstart.api",
-    "fit": "headstart.api",
-    "inspect": "headstart.api",
-    "load": "headstart.ship.model",
-    "predict": "headstart.api",
-    "resume": "headstart.api",
-    "sample": "headstart.api",
-    "sources": "headstart.api",
-    "subset": "headstart.api",
+_PLACES = {
+    "headstart.api": "RunResult compare demo doctor evaluate fit inspect predict resume sample subset",
+    "headstart.errors": "DataError HeadstartError Interrupted UserError",
+    "headstart.estimator": "TransferClassifier",
+    "headstart.progress": "Reporter",
+    "headstart.settings": "Settings",
+    "headstart.ship.model": "Model load",
 }
+_HOMES = {name: (module, name) for module, names in _PLACES.items() for name in names.split()}
+_HOMES["list_sources"] = ("headstart.api", "sources")  # `headstart.sources` is the package of that name
 
 __all__ = [
     "DataError",
@@ -71,20 +58,20 @@ __all__ = [
     "evaluate",
     "fit",
     "inspect",
+    "list_sources",
     "load",
     "predict",
     "resume",
     "sample",
-    "sources",
     "subset",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in _HOMES:
         raise AttributeError(f"module 'headstart' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
+    module, attribute = _HOMES[name]
+    value = getattr(import_module(module), attribute)
     globals()[name] = value
     return value
 
