@@ -1,0 +1,276 @@
+"""What the command line prints. A terminal gets rich tables, everything else gets aligned columns."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from headstart.progress import duration, safe
+
+__all__ = [
+    "audit_lines",
+    "checks",
+    "inspection",
+    "is_terminal",
+    "percent",
+    "predictions",
+    "predictions_csv",
+    "race_table",
+    "run_summary",
+    "scores",
+    "sources",
+    "table",
+    "write",
+]
+
+_MOST = 10  # names shown of a long list; the JSON has them all
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal."""
+    return sys.stdout.isatty()
+
+
+def write(text: str = "") -> None:
+    """Write a line to standard output; undecodable bytes of file names are written out."""
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage, "?" when it is missing."""
+    return "?" if value is None else f"{value:.1%}"
+
+
+def _between(interval: Sequence[float] | None, scale: float = 100.0, unit: str = " %") -> str:
+    if not interval or any(bound is None for bound in interval):
+        return ""
+    return f"{interval[0] * scale:.1f} to {interval[1] * scale:.1f}{unit}"
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[int] = ()) -> None:
+    """Write a table; the columns whose numbers are in `right` are aligned to the right."""
+    cells = [[safe(cell) for cell in row] for row in rows]
+    if is_terminal():
+        _rich_table(columns, cells, right)
+        return
+    widths = [max(len(str(row[i])) for row in [columns, *cells]) for i in range(len(columns))]
+    for row in [columns, *cells]:
+        aligned = [
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        write("  ".join(aligned).rstrip())
+
+
+def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[int]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, column in enumerate(columns):
+        drawn.add_column(Text(column), justify="right" if i in right else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(cell) for cell in row))  # Text, not str: a name may look like rich's markup
+    Console().print(drawn)
+
+
+def _named(title: str, rows: Iterable[str], total: int) -> list[str]:
+    shown = [f"  {safe(row)}" for row, _ in zip(rows, range(_MOST), strict=False)]
+    return [f"{title}: {total}", *shown, *([f"  … and {total - _MOST} more"] if total > _MOST else [])] if total else []
+
+
+def audit_lines(found: Mapping[str, Any]) -> list[str]:
+    """What the audit found besides the counts, a line each."""
+    lines: list[str] = []
+    for key, title in (("skipped", "skipped"), ("suspicious", "odd but used")):
+        rows = found.get(key) or []
+        lines += _named(title, (f"{row['file']}: {row['reason']}" for row in rows), len(rows))
+    groups = {
+        "duplicates": "identical files",
+        "leaks": "identical over splits",
+        "contradictions": "identical, labels differ",
+    }
+    for key, title in groups.items():
+        rows = found.get(key) or []
+        lines += _named(title, (" = ".join(row) for row in rows), len(rows))
+    lines += [f"warning: {safe(text)}" for text in found.get("warnings") or []]
+    return lines + [f"note: {safe(text)}" for text in found.get("notes") or []]
+
+
+def _sizes(sizes: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if sizes.get("width") and sizes.get("height"):
+        spans = [
+            f"{side} {s['min']} to {s['max']} (median {s['median']:g})"
+            for side in ("width", "height")
+            if (s := sizes[side])
+        ]
+        lines.append("pixels: " + ", ".join(spans))
+    for key in ("formats", "modes"):
+        if sizes.get(key):
+            lines.append(f"{key}: " + ", ".join(f"{safe(name)} {count}" for name, count in sizes[key].items()))
+    return lines
+
+
+def inspection(found: Mapping[str, Any]) -> None:
+    """Write what inspect found: items by class and split, then everything that wants a look."""
+    splits = {name: value.get("per_class", value) for name, value in found["splits"].items()}
+    names = list(splits)
+    rows: list[list[object]] = [[label, *(splits[n].get(label, 0) for n in names)] for label in found["classes"]]
+    rows.append(["all", *(sum(splits[n].values()) for n in names)])
+    table(["class", *(name or "unsplit" for name in names)], rows, right=range(1, len(names) + 1))
+    write()
+    for line in [*_sizes(found.get("sizes") or {}), *audit_lines(found)]:
+        write(line)
+    if (imbalance := found.get("imbalance")) and imbalance > 1.5:
+        write(f"the largest class has {imbalance:.1f} times the items of the smallest")
+
+
+def _score_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    test = (run.get("scores") or {}).get("test") or {}
+    accuracy, majority = test.get("accuracy"), (run.get("baselines") or {}).get("majority") or {}
+    if accuracy is not None:
+        span = _between(test.get("accuracy_interval"))
+        rows.append(
+            ("test accuracy", f"{percent(accuracy)}  (95 % interval {span}; {test['n']} items no choice has seen)")
+        )
+    if (floor := majority.get("accuracy")) is not None:
+        named = f"  (always {safe(majority['class'])})" if majority.get("class") is not None else ""
+        rows.append(("majority", percent(floor) + named))
+        if accuracy is not None:
+            rows.append(("gain", f"{(accuracy - floor) * 100:+.1f} points over the majority"))
+    if gain := run.get("gain_over_scratch"):
+        span = _between(gain.get("interval"), scale=1.0, unit="")
+        rows.append(
+            (
+                "",
+                f"{gain['points']:+.1f} points over training from scratch"
+                + (f"  (95 % interval {span})" if span else ""),
+            )
+        )
+    return rows
+
+
+def _plan_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    plan, rows = run.get("plan") or {}, list[tuple[str, str]]()
+    if plan:
+        trained = plan.get("trained_parameters")
+        many = f", {trained:,} trained parameters" if isinstance(trained, int) else ""
+        address = (run.get("source") or {}).get("address", "")
+        rows.append(("plan", f"{plan.get('strategy')}, {plan.get('head')} head on {safe(address)}{many}"))
+        rows += [("", f"because {safe(reason)}") for reason in plan.get("reasons") or []]
+    if sentence := (run.get("diagnosis") or {}).get("sentence"):
+        rows.append(("verdict", safe(sentence)))
+    if (seconds := (run.get("seconds") or {}).get("total")) is not None:
+        rows.append(("time", duration(seconds)))
+    return rows
+
+
+def race_table(race: Sequence[Mapping[str, Any]]) -> None:
+    """Write the race: a row for each contestant, its scores with intervals, its time."""
+    rows = []
+    for row in race:
+        if row.get("error"):
+            rows.append([row.get("strategy"), row.get("head", ""), "failed: " + str(row["error"]), "", "", "", ""])
+            continue
+        cells = [
+            f"{percent(s.get('accuracy'))} ({_between(s.get('accuracy_interval'))})" if s else ""
+            for s in (row.get("val"), row.get("test"))
+        ]
+        seconds = row.get("seconds")
+        time = "" if seconds is None else duration(seconds)
+        chosen = "chosen" if row.get("finalist") else ""
+        rows.append([row.get("strategy"), row.get("head", ""), *cells, row.get("trained_parameters", ""), time, chosen])
+    table(["strategy", "head", "validation", "test", "trained parameters", "time", ""], rows, right=(4, 5))
+
+
+def run_summary(run: Mapping[str, Any], folder: object) -> None:
+    """Write the short summary of a run: scores with intervals, the plan, where things lie, what to do next."""
+    if len(race := run.get("race") or []) > 1:
+        race_table(race)
+        write()
+    rows = [*_score_rows(run), *_plan_rows(run)]
+    data = run.get("data") or {}
+    counts = {"skipped": "files skipped", "leaks": "groups of identical files over splits"}
+    rows += [
+        ("attention", f"{len(data[key])} {words}: see the report") for key, words in counts.items() if data.get(key)
+    ]
+    rows += [("attention", safe(text)) for text in data.get("warnings") or []]
+    if folder is not None:
+        place = str(folder)
+        quoted = safe(shlex.quote(place))
+        rows += [("report", safe(f"{place}/report.html")), ("model", safe(f"{place}/model"))]
+        rows += [("next", f"headstart predict {quoted} PICTURES"), ("", f"headstart evaluate {quoted} DATA")]
+    for name, text in rows:
+        write(f"{name:14} {text}")
+
+
+def scores(measured: Mapping[str, Any]) -> None:
+    """Write the scores of one split: the measures with their interval, then a row for each class."""
+    span = _between(measured.get("accuracy_interval"))
+    write(f"{'items':18} {measured['n']}")
+    write(f"{'accuracy':18} {percent(measured['accuracy'])}  (95 % interval {span})")
+    for key in ("top5_accuracy", "balanced_accuracy"):
+        if measured.get(key) is not None:
+            write(f"{key.replace('_', ' '):18} {percent(measured[key])}")
+    for key in ("macro_f1", "log_loss", "calibration_error"):
+        if measured.get(key) is not None:
+            write(f"{key.replace('_', ' '):18} {measured[key]:.3f}")
+    write()
+    rows = [
+        [label, f"{one.get('n', 0):g}", *(percent(one.get(key)) for key in ("precision", "recall", "f1"))]
+        for label, one in (measured.get("per_class") or {}).items()
+    ]
+    table(["class", "items", "precision", "recall", "f1"], rows, right=(1, 2, 3, 4))
+
+
+def predictions(answers: Sequence[Mapping[str, Any]]) -> None:
+    """Write a row for each picture: its most probable classes, or why it could not be read."""
+    rows = []
+    for answer in answers:
+        if "error" in answer:
+            rows.append([answer["file"], "unreadable", answer["error"]])
+            continue
+        others = sorted((answer.get("probabilities") or {}).items(), key=lambda pair: -pair[1])[1:3]
+        also = ", ".join(f"{name} {percent(value)}" for name, value in others)
+        rows.append([answer["file"], answer["label"], percent(answer["probability"]) + (f"  ({also})" if also else "")])
+    table(["file", "class", "probability"], rows)
+
+
+def predictions_csv(answers: Sequence[Mapping[str, Any]]) -> None:
+    """Write CSV: file, label, probability, error, then a column p:CLASS for each class."""
+    import csv
+    import io
+
+    classes = list(dict.fromkeys(name for answer in answers for name in answer.get("probabilities") or {}))
+    text = io.StringIO()
+    sheet = csv.writer(text, lineterminator="\n")
+    sheet.writerow(["file", "label", "probability", "error", *(f"p:{name}" for name in classes)])
+    for answer in answers:
+        shares = answer.get("probabilities") or {}
+        first = [answer.get(key, "") for key in ("file", "label", "probability", "error")]
+        sheet.writerow([*first, *(shares.get(name, "") for name in classes)])
+    sys.stdout.write(text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8"))
+
+
+def sources(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a row for each source that can be used, with whatever is known of it."""
+    if not rows:
+        write("no source found: name a folder, or list every known name with --all '*'")
+        return
+    columns = [key for key in rows[0] if all(not isinstance(row.get(key), (Mapping, list, tuple)) for row in rows)]
+    kept = [key for key in columns if any(row.get(key) not in (None, "") for row in rows)]
+    table(kept, [["" if row.get(key) is None else row[key] for key in kept] for row in rows])
+
+
+def checks(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write what doctor checked, and the remedy of everything that is not well."""
+    marks = {True: "ok", False: "MEND"}
+    table(["", "check", "found"], [[marks.get(row["ok"], "note"), row["check"], row["detail"]] for row in rows])
+    for row in rows:
+        if row["ok"] is not True and row.get("remedy"):
+            write(f"{safe(row['check'])}: {safe(row['remedy'])}")
