@@ -1,0 +1,98 @@
+"""What lies in the caches: the sources that open without a network."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from math import prod
+from pathlib import Path
+from typing import Any
+
+__all__ = ["listing"]
+
+
+def listing(toy: Path, folders: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """The toy, given folders, the cache of the Hub and torchvision's, in this order."""
+    rows = [_of_folder(toy, "toy", "headstart")] if (toy / "config.json").is_file() else []
+    for folder in map(Path, folders):
+        for found in _sources_in(folder.expanduser()):
+            rows.append(_of_folder(found, str(found), "folder"))
+    return [row for row in (*rows, *_hub(), *_torch_home()) if row is not None]
+
+
+def _sources_in(folder: Path) -> list[Path]:
+    """The folder itself where it is a source, else the sources directly in it."""
+    if (folder / "config.json").is_file():
+        return [folder]
+    with suppress(OSError):
+        return sorted(path.parent for path in folder.glob("*/config.json"))
+    return []
+
+
+def _of_folder(folder: Path, address: str, where: str) -> dict[str, Any] | None:
+    """A row for a folder in the timm convention; None when it is another kind of folder."""
+    weights = folder / "model.safetensors"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        architecture = str(config["architecture"])
+        size = weights.stat().st_size
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return _row(address, architecture, _parameters(weights), size, where)
+
+
+def _row(address: str, architecture: str, parameters: int | None, size: int, where: str) -> dict[str, Any]:
+    return {
+        "address": address,
+        "architecture": architecture,
+        "parameters": parameters,
+        "megabytes": round(size / 1e6, 2),
+        "where": where,
+    }
+
+
+def _parameters(path: Path) -> int | None:
+    """Numbers in a safetensors file, read from its header; BatchNorm's statistics are not parameters."""
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > path.stat().st_size:
+                return None
+            header = json.loads(stream.read(length))
+        buffers = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index")
+        entries = {n: e for n, e in header.items() if n != "__metadata__" and not n.endswith(buffers)}
+        return int(sum(prod(entry["shape"]) for entry in entries.values()))
+    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _hub() -> Iterator[dict[str, Any] | None]:
+    """timm repositories in the cache of the Hugging Face Hub."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        cache = scan_cache_dir()
+    except (CacheNotFound, OSError, ValueError):
+        return
+    for repository in sorted(cache.repos, key=lambda repo: repo.repo_id):
+        if repository.repo_type != "model":
+            continue
+        owner, _, name = repository.repo_id.partition("/")
+        address = f"timm:{name}" if owner == "timm" else f"timm:hf-hub:{repository.repo_id}"
+        rows = (_of_folder(Path(revision.snapshot_path), address, "hub cache") for revision in repository.revisions)
+        yield next((row for row in rows if row is not None), None)
+
+
+def _torch_home() -> Iterator[dict[str, Any]]:
+    """Checkpoints of torchvision's networks in the folder that torch downloads to."""
+    import torch
+
+    from headstart.sources._torchvision import architecture_of_file
+
+    with suppress(OSError):
+        for path in sorted((Path(torch.hub.get_dir()) / "checkpoints").glob("*.pth")):
+            if (name := architecture_of_file(path)) is not None:
+                yield _row(f"torchvision:{path}", f"torchvision/{name}", None, path.stat().st_size, "torch cache")

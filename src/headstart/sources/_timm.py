@@ -1,0 +1,347 @@
+"""Networks of timm: pretrained names, repositories of the Hugging Face Hub, local folders, random weights."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from headstart.errors import SourceError, did_you_mean
+from headstart.records import Card, plain
+from headstart.sources._weights import load_strictly, read_weights
+from headstart.sources.base import Library, Source, seeded
+from headstart.sources.blocks import blocks_by_children, blocks_by_pattern, blocks_by_timm
+
+__all__ = ["Recipe", "TimmLibrary", "open_folder", "open_random", "open_timm", "source_of"]
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What builds a timm network: its name, keyword arguments and the facts that timm calls pretrained_cfg."""
+
+    architecture: str
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, n_classes: int = 0) -> nn.Module:
+        """The network with random weights and `n_classes` outputs (0: none, its forward gives features)."""
+        import timm
+
+        facts = {**self.facts, "num_classes": n_classes} if self.facts else None
+        network: nn.Module = timm.create_model(
+            self.architecture, pretrained=False, pretrained_cfg=facts, num_classes=n_classes, **dict(self.model_args)
+        )
+        return network
+
+    def sized(self, image_size: int | None) -> Recipe:
+        """The recipe for square images of `image_size` pixels; position embeddings are sized to fit."""
+        facts, args = dict(self.facts), dict(self.model_args)
+        channels, *size = facts.get("input_size") or (3, 224, 224)
+        if image_size is not None:
+            size = [image_size, image_size]
+        if facts.get("fixed_input_size") or "img_size" in args:
+            args["img_size"] = list(size)
+        if channels != 3:
+            args.setdefault("in_chans", channels)
+        facts["input_size"] = (channels, *size)
+        return Recipe(self.architecture, args, facts)
+
+
+class TimmLibrary(Library):
+    """timm's answers."""
+
+    def __init__(self, recipe: Recipe, network: nn.Module) -> None:
+        self.recipe = recipe
+        self.prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
+        self.channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
+
+    def feature_map(self, network: nn.Module, images: Tensor) -> Tensor:
+        """timm's forward_features, with channels before positions where it is a map."""
+        features = network.forward_features(images)  # type: ignore[operator]
+        if not isinstance(features, Tensor):
+            raise SourceError(
+                f"{self.recipe.architecture} gives several feature maps at once, which headstart does not pool",
+                remedy="Choose another architecture",
+            )
+        return features.permute(0, 3, 1, 2) if self.channels_last and features.ndim == 4 else features
+
+    def native(self, network: nn.Module, feature_map: Tensor) -> Tensor:
+        """timm's forward_head before the classifier."""
+        if self.channels_last and feature_map.ndim == 4:
+            feature_map = feature_map.permute(0, 2, 3, 1)
+        pooled: Tensor = network.forward_head(feature_map, pre_logits=True)  # type: ignore[operator]
+        return pooled.flatten(1)
+
+    def build(self) -> nn.Module:
+        """The architecture with random weights and no classifier."""
+        return self.recipe.build()
+
+    def whole(self, network: nn.Module, n_classes: int) -> tuple[nn.Module, tuple[nn.Module, ...]]:
+        """timm's network with a classifier; a distilled network has two, which it averages."""
+        model = self.recipe.build(n_classes)
+        names = classifier_names(model)
+        load_strictly_but(model, network.state_dict(), names, where=self.recipe.architecture)
+        return model, tuple(model.get_submodule(name) for name in names)
+
+    def saved_as(self, network: nn.Module) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
+        """The recipe's own name and arguments."""
+        return self.recipe.architecture, plain(self.recipe.model_args)
+
+
+def classifier_names(model: nn.Module) -> tuple[str, ...]:
+    """Dotted names of a timm network's classifier layers."""
+    found = model.get_classifier()  # type: ignore[operator]
+    layers = found if isinstance(found, (tuple, list)) else (found,)
+    names = tuple(name for name, module in model.named_modules() if any(module is layer for layer in layers))
+    if not names:
+        raise SourceError(f"{type(model).__name__} has no classifier that could be set")
+    return names
+
+
+def load_strictly_but(
+    model: nn.Module, state: Mapping[str, Tensor], classifier: tuple[str, ...], *, where: str
+) -> None:
+    """Load backbone weights into a network whose classifier keeps its own."""
+    prefixes = tuple(f"{name}." for name in classifier)
+    kept = {name: value for name, value in model.state_dict().items() if name.startswith(prefixes)}
+    load_strictly(model, {**state, **kept}, where=where)
+
+
+def source_of(recipe: Recipe, network: nn.Module, *, address: str, origin: str) -> Source:
+    """The Source around a timm network without classifier."""
+    return Source(
+        network,
+        TimmLibrary(recipe, network),
+        address=address,
+        card=_card(recipe, origin),
+        blocks=_blocks(network),
+    )
+
+
+def _card(recipe: Recipe, origin: str) -> Card:
+    """The card that the recipe's facts give."""
+    facts, default = recipe.facts, Card(recipe.architecture)
+    channels, height, width = facts.get("input_size") or default.input_size
+    mean = _per_channel(facts.get("mean") or default.mean, channels)
+    std = _per_channel(facts.get("std") or default.std, channels)
+    return Card(
+        recipe.architecture,
+        input_size=(int(channels), int(height), int(width)),
+        mean=mean,
+        std=std,
+        interpolation=str(facts.get("interpolation") or default.interpolation),
+        crop_pct=float(facts.get("crop_pct") or default.crop_pct),
+        crop_mode=str(facts.get("crop_mode") or default.crop_mode),
+        classes=tuple(str(name) for name in facts.get("label_names") or ()),
+        licence=str(facts.get("license") or ""),
+        origin=origin,
+        model_args=plain(recipe.model_args),
+    )
+
+
+def _per_channel(values: Any, channels: int) -> tuple[float, float, float]:
+    """A value a channel; a network of one channel takes the mean of three."""
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != channels and channels == 1:
+        numbers = (sum(numbers) / len(numbers),)
+    return numbers  # type: ignore[return-value]
+
+
+def _blocks(network: nn.Module) -> tuple[Any, ...]:
+    """timm's own order; a VGG is cut before every convolution; without a group_matcher: the direct children."""
+    if type(network).__name__ == "VGG":
+        convolutions = [rf"features\.{i}" for i, m in network.features.named_children() if isinstance(m, nn.Conv2d)]  # type: ignore[union-attr]
+        rules = [(rf"({name})(?:\.|$)", r"\1") for name in (*convolutions, r"pre_logits\.fc\d")]
+        return blocks_by_pattern(network, rules)
+    matcher = getattr(network, "group_matcher", None)
+    return blocks_by_children(network) if matcher is None else blocks_by_timm(network, matcher(coarse=True))
+
+
+# --- opening -----------------------------------------------------------------------------------------------
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a timm name with or without tag; SourceError with near names when timm has no such network."""
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    tags = timm.list_pretrained() if tag else []
+    if not timm.is_model(architecture) or (tag and name not in tags):
+        known = tags if tag and timm.is_model(architecture) else timm.list_models()
+        raise SourceError(f"timm has no network named {name!r}", remedy=did_you_mean(name, known))
+    found = timm.get_pretrained_cfg(name)
+    facts: dict[str, Any] = {} if found is None else found.to_dict()  # type: ignore[no-untyped-call]
+    return Recipe(architecture, {}, facts)
+
+
+def open_random(
+    name: str, *, weights: str | None, image_size: int | None, seed: int, model_args: Mapping[str, Any] | None = None
+) -> Source:
+    """An untrained timm network with weights drawn from `seed`, or with those of a file."""
+    recipe = recipe_of(name)
+    recipe = Recipe(recipe.architecture, dict(model_args or {}), recipe.facts).sized(image_size)
+    with seeded(seed):
+        network = recipe.build()
+    if weights is None:
+        return source_of(recipe, network, address=f"random:{name}", origin=f"random weights, seed {seed}")
+    _load(network, recipe, read_weights(weights), where=weights)
+    return source_of(recipe, network, address=f"timm:{name}", origin=Path(weights).name)
+
+
+def open_timm(name: str, *, weights: str | None, image_size: int | None, seed: int) -> Source:
+    """`timm:NAME[.tag]` with its published weights, `timm:hf-hub:OWNER/NAME` from the Hugging Face Hub."""
+    if name.startswith(("hf-hub:", "hf_hub:")) or "/" in name:
+        repository = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
+        return _open_repository(repository, weights=weights, image_size=image_size, seed=seed)
+    if weights is not None:
+        return open_random(name, weights=weights, image_size=image_size, seed=seed)
+    recipe = recipe_of(name).sized(image_size)
+    if not any(recipe.facts.get(key) for key in ("url", "file", "hf_hub_id")):
+        raise SourceError(
+            f"timm publishes no weights for {name!r}",
+            remedy=f"Give --weights FILE, use random:{name}, or choose one of: headstart sources",
+        )
+    import timm
+
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=0, **dict(recipe.model_args))
+    except Exception as error:
+        raise unreachable(f"timm:{name}", error, architecture=name) from error
+    hub = recipe.facts.get("hf_hub_id")
+    return source_of(recipe, network, address=f"timm:{name}", origin=f"hf-hub:{hub}" if hub else recipe.facts["url"])
+
+
+def _open_repository(repository: str, *, weights: str | None, image_size: int | None, seed: int) -> Source:
+    """A repository of the Hub in the timm convention: fetched into the Hub's own cache, then opened as a folder."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    address = f"timm:hf-hub:{repository}"
+    name, _, revision = repository.partition("@")
+    try:
+        folder = Path(hf_hub_download(name, "config.json", revision=revision or None)).parent
+        for file in _WEIGHTS if weights is None else ():
+            try:
+                hf_hub_download(name, file, revision=revision or None)
+                break
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+    except Exception as error:
+        raise unreachable(address, error, architecture="NAME") from error
+    return open_folder(
+        folder, weights=weights, image_size=image_size, seed=seed, address=address, origin=f"hf-hub:{repository}"
+    )
+
+
+def unreachable(address: str, error: Exception, *, architecture: str) -> SourceError:
+    """The one error for weights that are neither cached nor to be fetched: it names the ways out."""
+    reason = (str(error).strip().splitlines() or [""])[0][:120] or type(error).__name__
+    return SourceError(
+        f"the weights of {address} are not in the cache and could not be fetched ({reason.rstrip('.')})",
+        remedy=(
+            "Without a network use a local folder (config.json + model.safetensors), --weights FILE, "
+            f"random:{architecture} (untrained), or one of those that `headstart sources` lists"
+        ),
+    )
+
+
+def open_folder(
+    folder: Path,
+    *,
+    weights: str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    address: str | None = None,
+    origin: str | None = None,
+) -> Source:
+    """A local folder in the timm / Hugging Face convention (config.json + model.safetensors), a headstart model too."""
+    recipe = _recipe_of_folder(folder).sized(image_size)
+    path = Path(weights) if weights is not None else next((p for n in _WEIGHTS if (p := folder / n).is_file()), None)
+    if path is None:
+        raise SourceError("the folder holds no weights", where=folder, remedy="It needs a model.safetensors file")
+    try:
+        with seeded(seed):
+            network = recipe.build()
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise SourceError(
+            f"{recipe.architecture} cannot be built with the arguments in config.json: {reason}", where=folder
+        ) from error
+    _load(network, recipe, read_weights(path), where=path)
+    return source_of(recipe, network, address=address or str(folder), origin=origin or folder.resolve().name)
+
+
+def _recipe_of_folder(folder: Path) -> Recipe:
+    """The recipe in a folder's config.json, in timm's new or old form."""
+    import timm
+
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("not an object")
+        nested = config.get("pretrained_cfg")
+        facts = dict(config if nested is None else nested)
+        architecture = str(config.get("architecture") or facts.get("architecture") or "")
+        args = dict(config.get("model_args") or {})
+    except (OSError, ValueError, TypeError) as error:
+        raise SourceError(f"config.json cannot be read: {error}", where=file) from error
+    if not architecture:
+        raise SourceError("config.json names no timm architecture", where=file, remedy='It needs an "architecture" key')
+    if not timm.is_model(architecture):
+        raise SourceError(
+            f"timm has no network named {architecture!r}",
+            where=file,
+            remedy=did_you_mean(architecture, timm.list_models()),
+        )
+    for key in ("num_classes", "pretrained", "pretrained_cfg", "checkpoint_path"):
+        args.pop(key, None)
+    labels = config.get("label_names") or facts.get("label_names") or facts.get("labels")
+    known = timm.models.PretrainedCfg.__dataclass_fields__
+    facts = {
+        k: v for k, v in facts.items() if k in known and k not in ("file", "state_dict", "url", "hf_hub_id", "source")
+    }
+    if labels:
+        facts["label_names"] = list(labels.values() if isinstance(labels, dict) else labels)
+    channels = int(args.get("in_chans") or (facts.get("input_size") or (3,))[0])
+    facts["input_size"] = (channels, *(facts.get("input_size") or (3, 224, 224))[1:])
+    if isinstance(args.get("img_size"), (int, list, tuple)):
+        size = args["img_size"]
+        facts["input_size"] = (channels, *((size, size) if isinstance(size, int) else size))
+    return Recipe(architecture, args, facts)
+
+
+def _load(network: nn.Module, recipe: Recipe, state: dict[str, Tensor], *, where: object) -> None:
+    """Load a file's weights: as they are where the names fit, else through timm's own translation of older formats."""
+    names = [recipe.facts.get("classifier") or ()]
+    classifier = {str(name) for group in names for name in ([group] if isinstance(group, str) else group)}
+    classifier |= {"head.fc", "fc", "classifier", "head", "head_dist", "head.l"} & _modules_of(state, network)
+    wanted = network.state_dict()
+    translate = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None) or getattr(
+        sys.modules[type(network).__module__], "_filter_fn", None
+    )
+    fits = all(name in state and state[name].shape == value.shape for name, value in wanted.items())
+    if translate is not None and not fits:
+        try:
+            two = len(inspect.signature(translate).parameters) > 1
+            state = translate(state, network) if two else translate(state)
+        except Exception as error:
+            raise SourceError(f"the weights do not fit the architecture: {error}", where=where) from error
+    load_strictly(network, state, where=where, classifier=classifier)
+
+
+def _modules_of(state: Mapping[str, Tensor], network: nn.Module) -> set[str]:
+    """Modules that the file has and the network, without its classifier, has no entries for."""
+    own = {name.rpartition(".")[0] for name in network.state_dict()}
+    prefixes = {".".join(parts[:i]) for name in own for parts in [name.split(".")] for i in range(1, len(parts) + 1)}
+    return {module for name in state if (module := name.rpartition(".")[0]) not in prefixes}

@@ -1,0 +1,184 @@
+"""Where to cut a source, how to freeze what lies below, and at which rates to train what lies above."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from headstart.errors import HeadstartError, SettingsError, did_you_mean
+from headstart.records import Block
+from headstart.sources.base import Source, entry_digest
+
+__all__ = ["Frozen", "cut_index", "freeze", "parameter_groups", "rates"]
+
+
+def cut_index(blocks: Sequence[Block], *, cut: str | None = None, train_last: int | None = None) -> int:
+    """The number of blocks that stay frozen: blocks[index:] are trained.
+
+    `cut` names the first trained block ("input": all are trained, "head": none), or a module in it, whose whole block
+    is then trained; `train_last` counts trained blocks from the head. Raises SettingsError for an unknown name, a
+    count out of range, both or neither.
+    """
+    names = [block.name for block in blocks]
+    if (cut is None) == (train_last is None):
+        raise SettingsError("give cut or train_last, one of the two")
+    if train_last is not None:
+        if not 0 <= train_last <= len(names):
+            raise SettingsError(f"train_last must be between 0 and {len(names)}, got {train_last}")
+        return len(names) - train_last
+    ends = {"input": 0, "head": len(names)}
+    if cut in ends:
+        return ends[cut]
+    if cut in names:
+        return names.index(cut)
+    inside = (
+        i for i, block in enumerate(blocks) if any(_within(n, str(cut)) for n in (*block.modules, *block.entries))
+    )
+    if (found := next(inside, None)) is not None:
+        return found
+    near = did_you_mean(str(cut), names)
+    listed = "" if near.startswith("Known") and len(names) <= 12 else f" Blocks: {', '.join(names)}"
+    raise SettingsError(f"the source has no block or module {cut!r}", remedy=f"{near}{listed}, or input, or head")
+
+
+def _within(name: str, module: str) -> bool:
+    return bool(module) and (name == module or name.startswith(f"{module}."))
+
+
+class Frozen:
+    """The blocks below a cut, frozen: weights, BatchNorm statistics, dropout and drop-path.
+
+    As a context manager it puts the source in training mode as `train_mode` does and checks at the end.
+    """
+
+    def __init__(self, source: Source, index: int) -> None:
+        if not 0 <= index <= len(source.blocks):
+            raise SettingsError(f"the cut must be between 0 and {len(source.blocks)}, got {index}")
+        self.source, self.index = source, index
+        self.blocks = source.blocks[:index]
+        self.entries = tuple(entry for block in self.blocks for entry in block.entries)
+        frozen = set(self.entries)
+        for name, parameter in source.network.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        self._modules = tuple(_wholly_frozen(source, index))
+        self._before = self.hashes()
+
+    def train_mode(self) -> None:
+        """Training mode for what is trained; what is frozen stays in evaluation mode."""
+        self.source.train()
+        for module in self._modules:
+            module.training = False
+
+    def hashes(self) -> dict[str, str]:
+        """The sha256 of every frozen entry, as it is now."""
+        state = self.source.network.state_dict()
+        return {name: entry_digest(name, state[name]).hex() for name in self.entries}
+
+    @property
+    def before(self) -> dict[str, str]:
+        """The sha256 of every frozen entry when it was frozen."""
+        return dict(self._before)
+
+    def check(self) -> None:
+        """Raise HeadstartError when a frozen entry is not what it was when it was frozen."""
+        moved = [name for name, value in self.hashes().items() if value != self._before[name]]
+        if moved:
+            raise HeadstartError(f"{len(moved)} frozen entries have changed: {', '.join(moved[:5])}")
+
+    def __enter__(self) -> Frozen:
+        self.train_mode()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.check()
+
+
+def _wholly_frozen(source: Source, index: int) -> Iterator[nn.Module]:
+    """Modules, containers too, in which nothing is trained: attention and others read their own mode for dropout."""
+    trained = {name for block in source.blocks[index:] for name in (*block.modules, *block.entries)}
+    if not trained:
+        yield source
+        yield from source.modules()
+        return
+    for name, module in source.network.named_modules():
+        if name and not any(_within(other, name) for other in trained):
+            yield module
+
+
+def freeze(source: Source, index: int) -> Frozen:
+    """Freeze the first `index` blocks of `source` and let the others be trained; see Frozen."""
+    return Frozen(source, index)
+
+
+def rates(
+    blocks: Sequence[Block],
+    index: int,
+    *,
+    backbone_lr: float,
+    head_lr: float,
+    layer_decay: float | None = None,
+) -> dict[str, float]:
+    """A learning rate a trained block and for "head".
+
+    Without `layer_decay` two groups: `backbone_lr` for blocks[index:] and `head_lr`. With it the last block has
+    `backbone_lr` and each block before it `layer_decay` times the next one's (ULMFiT 2018, BEiT 2021).
+    """
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise SettingsError(f"layer_decay must be above 0 and at most 1, got {layer_decay}")
+    factor = 1.0 if layer_decay is None else layer_decay
+    last = len(blocks) - 1
+    return {
+        **{block.name: backbone_lr * factor ** (last - i) for i, block in enumerate(blocks) if i >= index},
+        "head": head_lr,
+    }
+
+
+def parameter_groups(
+    source: Source, head: nn.Module | None, *, rates: Mapping[str, float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Optimizer groups {"params", "lr", "weight_decay", "name"}, from input to head, empty ones left out.
+
+    Only parameters that require a gradient are taken, each once (told apart by identity). Biases, norms and other
+    one-dimensional parameters, position embeddings and tokens get no weight decay. Raises SettingsError when a rate
+    names no block, or a trained block or the head has none.
+    """
+    names = [block.name for block in source.blocks]
+    if unknown := [name for name in rates if name not in (*names, "head")]:
+        raise SettingsError(f"a learning rate for the unknown block {unknown[0]!r}. {did_you_mean(unknown[0], names)}")
+    spare = _undecayed(source.network)
+    parameters = dict(source.network.named_parameters(remove_duplicate=False))
+    listed = [(b.name, [(e, parameters[e]) for e in b.entries if e in parameters]) for b in source.blocks]
+    if head is not None:
+        listed.append(("head", list(head.named_parameters(remove_duplicate=False))))
+        spare |= {id(p) for p in head.parameters() if p.ndim < 2}
+    groups: list[dict[str, Any]] = []
+    taken: set[int] = set()
+    for name, members in listed:
+        trained = {id(p): p for _, p in members if p.requires_grad and id(p) not in taken}
+        taken |= trained.keys()
+        if trained and name not in rates:
+            raise SettingsError(f"{name} is trained but has no learning rate")
+        decayed = [p for key, p in trained.items() if key not in spare]
+        plain = [p for key, p in trained.items() if key in spare]
+        for label, params, decay in ((name, decayed, weight_decay), (f"{name}.no_decay", plain, 0.0)):
+            if params:
+                groups.append({"params": params, "lr": float(rates[name]), "weight_decay": decay, "name": label})
+    return groups
+
+
+def _undecayed(network: nn.Module) -> set[int]:
+    """Identities of the parameters without weight decay."""
+    named = getattr(network, "no_weight_decay", None)
+    listed = {str(name) for name in named()} if callable(named) else set()
+    marks = ("pos_embed", "pos_embedding", "cls_token", "class_token", "reg_token", "dist_token", "relative_position")
+    return {
+        id(p)
+        for name, p in network.named_parameters()
+        if p.ndim < 2 or name in listed or any(mark in name for mark in marks)
+    }
