@@ -1,0 +1,291 @@
+"""Decode every item once and tell what was found: unreadable files, duplicates, leaks, balance, odd pictures.
+
+Nothing is repaired, moved or deleted. Files are read in threads (Pillow works outside the interpreter lock); at most a
+few pictures a thread are in memory at any time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from headstart.data.decode import examine, read_bytes
+from headstart.errors import DataError, UnreadableImage
+from headstart.files import hash_bytes
+from headstart.records import Dataset, Facts, Item, Skipped
+
+__all__ = ["FEW_ITEMS", "IMBALANCE", "audit", "odd"]
+
+IMBALANCE = 5.0
+"""A largest class of more than this many times the smallest is warned about."""
+
+FEW_ITEMS = 10
+"""A class with fewer training items is warned about."""
+
+_DRAFT = 64  # shortest side at which JPEGs are decoded here: all bytes are still read, so cut files are still found
+_FLAT = 2  # levels of difference within which pixels count as one colour (JPEG noise)
+_LOWER = 1 / 3  # share of rows at the lower edge, all of one colour, from which a picture counts as half empty
+_ROWS = 0.75  # share of one-coloured rows anywhere
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one item showed."""
+
+    reason: str = ""  # why it is unreadable
+    sha256: str = ""
+    mode: str = ""
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    oddity: str = ""
+
+
+def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | None = None) -> tuple[Dataset, Facts]:
+    """Decode every item in full, in threads; give the data set without the unreadable items, and the Facts.
+
+    Unreadable items go to `Dataset.skipped`; a class that loses all of its items is dropped with a warning. `progress`
+    is called with (done, all) from the calling thread. Raises DataError when no item is readable, when more than half
+    are unreadable for one cause, or when fewer than two classes remain.
+    """
+    seen: list[_Seen] = []
+    for one in _looked_at(dataset.items, workers or _default_workers()):
+        seen.append(one)
+        if progress is not None:
+            progress(len(seen), len(dataset.items))
+    _stop_if_hopeless(dataset, seen)
+    pairs = [(item, one) for item, one in zip(dataset.items, seen, strict=True) if not one.reason]
+    skipped = tuple(Skipped(item.name, one.reason) for item, one in zip(dataset.items, seen, strict=True) if one.reason)
+    clean = dataset.with_items(tuple(item for item, _ in pairs), skipped=dataset.skipped + skipped)
+    clean, warnings = _without_empty_classes(clean)
+    kept = {item.name for item in clean.items}
+    facts = _facts(clean, {item.name: one for item, one in pairs if item.name in kept}, warnings)
+    return clean, facts
+
+
+def odd(pixels: npt.NDArray[np.uint8]) -> str:
+    """Why a picture (H×W×3) looks broken though it can be decoded, or "": one colour, or a large empty part."""
+    values = pixels.astype(np.int16)
+    spread = values.max(axis=(0, 1)) - values.min(axis=(0, 1))
+    if int(spread.max()) <= _FLAT:
+        return "one colour all over"
+    height = len(values)
+    flat = (values.max(axis=1) - values.min(axis=1)).max(axis=1) <= _FLAT
+    below = 0
+    last = values[-1, 0]
+    for row in range(height - 1, -1, -1):
+        if not flat[row] or int(np.abs(values[row, 0] - last).max()) > _FLAT:
+            break
+        below += 1
+    if height >= 8 and below >= _LOWER * height:
+        return f"the lower {100 * below / height:.0f} % is one colour"
+    if height >= 8 and flat.mean() >= _ROWS:
+        return f"{100 * flat.mean():.0f} % of the rows are of one colour"
+    return ""
+
+
+def _default_workers() -> int:
+    available = getattr(os, "sched_getaffinity", None)
+    cores = len(available(0)) if available else os.cpu_count() or 1
+    return max(1, min(8, cores))
+
+
+def _look(item: Item) -> _Seen:
+    try:
+        data = read_bytes(item)
+        picture = examine(data, item.name, draft=_DRAFT)
+    except UnreadableImage as error:
+        return _Seen(reason=error.reason)
+    return _Seen("", hash_bytes(data), picture.mode, picture.format, picture.width, picture.height, odd(picture.pixels))
+
+
+def _looked_at(items: Sequence[Item], workers: int) -> Iterator[_Seen]:
+    """The items' findings in their order, with a bounded number under way."""
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="audit")
+    try:
+        waiting: deque[Future[_Seen]] = deque()
+        for item in items:
+            waiting.append(pool.submit(_look, item))
+            if len(waiting) >= 4 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _stop_if_hopeless(dataset: Dataset, seen: Sequence[_Seen]) -> None:
+    """Raise when going on would hide one mistake behind thousands of skipped files."""
+    bad = [(item, one) for item, one in zip(dataset.items, seen, strict=True) if one.reason]
+    if not bad:
+        return
+    causes = Counter(_cause(one.reason) for _, one in bad)
+    cause, count = causes.most_common(1)[0]
+    name, reason = next((item.name, one.reason) for item, one in bad if _cause(one.reason) == cause)
+    if 2 * count > len(seen) or len(bad) == len(seen):
+        raise DataError(
+            f"{len(bad)} of {len(seen)} pictures cannot be read, {count} of them for one cause: {reason}, as in {name}",
+            where=dataset.path,
+            remedy=_remedy(cause),
+        )
+
+
+def _cause(reason: str) -> str:
+    """The reason without the details that differ from file to file."""
+    return re.sub(r"\d+|\(.*", "#", reason)
+
+
+def _remedy(cause: str) -> str:
+    if "Git LFS" in cause:
+        return "Fetch the pictures with: git lfs pull"
+    if "no such file" in cause:
+        return "Check the paths: they are relative to the folder of the manifest"
+    if "permission" in cause:
+        return "Make the files readable for this user"
+    if "not a picture" in cause:
+        return "Look into one of the files: a failed download often leaves an error page"
+    if "empty" in cause or "truncated" in cause:
+        return "Copy or download the files again"
+    return "Look at one of the files, and replace or convert them"
+
+
+def _without_empty_classes(dataset: Dataset) -> tuple[Dataset, list[str]]:
+    """Drop the classes that have nothing left to learn from; the others keep their order."""
+    learn = [item for item in dataset.items if item.split in ("train", "")] or list(dataset.items)
+    alive = {item.label for item in learn}
+    gone = [name for index, name in enumerate(dataset.classes) if index not in alive]
+    if not gone:
+        return dataset, []
+    if len(dataset.classes) - len(gone) < 2:
+        raise DataError(
+            f"no readable picture of {', '.join(map(repr, gone[:5]))}: fewer than two classes remain",
+            where=dataset.path,
+            remedy="Replace the unreadable files",
+        )
+    kept = [index for index in range(len(dataset.classes)) if index in alive]
+    new = {old: number for number, old in enumerate(kept)}
+    items = tuple(
+        replace(item, label=None if item.label is None else new[item.label])
+        for item in dataset.items
+        if item.label is None or item.label in new
+    )
+    lost = len(dataset.items) - len(items)
+    warning = f"no readable picture to learn {', '.join(map(repr, gone[:5]))} from: dropped" + (
+        f", with {lost} of its pictures in other splits" if lost else ""
+    )
+    return dataset.with_items(items, classes=tuple(dataset.classes[index] for index in kept)), [warning]
+
+
+def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> Facts:
+    same: dict[str, list[Item]] = {}
+    for item in dataset.items:
+        same.setdefault(seen[item.name].sha256, []).append(item)
+    copies = [group for group in same.values() if len(group) > 1]
+    duplicates = _named(copies)
+    leaks = _named([group for group in copies if len({item.split for item in group}) > 1])
+    contradictions = _named([group for group in copies if len({item.label for item in group}) > 1])
+    counts = _counts(dataset)
+    learn = counts.get("train", dict.fromkeys(dataset.classes, 0))
+    if "train" not in counts:
+        learn = {name: sum(split[name] for split in counts.values()) for name in dataset.classes}
+    smallest = min(learn.values())
+    imbalance = max(learn.values()) / smallest if smallest else float("inf")
+    suspicious = tuple(Skipped(item.name, seen[item.name].oddity) for item in dataset.items if seen[item.name].oddity)
+    warnings = [
+        *warnings,
+        *_balance_warnings(learn, imbalance),
+        *_copy_warnings(duplicates, leaks, contradictions),
+        *_file_warnings(dataset.skipped, suspicious),
+    ]
+    return Facts(
+        n_items=len(dataset.items),
+        classes=dataset.classes,
+        splits=counts,
+        skipped=dataset.skipped,
+        duplicates=duplicates,
+        leaks=leaks,
+        contradictions=contradictions,
+        sizes=_sizes(list(seen.values())),
+        imbalance=imbalance,
+        warnings=tuple(warnings),
+        hashes={item.name: seen[item.name].sha256 for item in dataset.items},
+        suspicious=suspicious,
+    )
+
+
+def _named(groups: Sequence[Sequence[Item]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(sorted(tuple(sorted(item.name for item in group)) for group in groups))
+
+
+def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
+    """Split → class → items; the items without a split stand under "unsplit"."""
+    tally = Counter((item.split, item.label) for item in dataset.items)
+    return {
+        split or "unsplit": {name: tally[split, index] for index, name in enumerate(dataset.classes)}
+        for split in dataset.splits
+    }
+
+
+def _sizes(seen: Sequence[_Seen]) -> dict[str, Any]:
+    sizes: dict[str, Any] = {}
+    for side in ("width", "height"):
+        values = np.array([getattr(one, side) for one in seen])
+        sizes[side] = {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}
+    sizes["modes"] = dict(sorted(Counter(one.mode for one in seen).items()))
+    sizes["formats"] = dict(sorted(Counter(one.format for one in seen).items()))
+    return sizes
+
+
+def _balance_warnings(counts: Mapping[str, int], imbalance: float) -> list[str]:
+    warnings = []
+    if imbalance > IMBALANCE:
+        large, small = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
+        warnings.append(
+            f"unbalanced: {large!r} has {counts[large]} pictures and {small!r} {counts[small]} ({imbalance:.1f} to 1);"
+            " look at the balanced accuracy"
+        )
+    few = [f"{name!r} {count}" for name, count in counts.items() if count < FEW_ITEMS]
+    if few:
+        shown = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+        warnings.append(f"fewer than {FEW_ITEMS} pictures to learn from: {shown}")
+    return warnings
+
+
+def _copy_warnings(
+    duplicates: Sequence[Sequence[str]], leaks: Sequence[Sequence[str]], contradictions: Sequence[Sequence[str]]
+) -> list[str]:
+    warnings = []
+    if duplicates:
+        spare = sum(len(group) - 1 for group in duplicates)
+        warnings.append(f"{spare} pictures are exact copies of others, such as {' = '.join(duplicates[0][:2])}")
+    if leaks:
+        warnings.append(
+            f"{len(leaks)} pictures stand in more than one split, such as {' = '.join(leaks[0][:2])}: scores on them"
+            " are too good"
+        )
+    if contradictions:
+        warnings.append(
+            f"{len(contradictions)} pictures stand under more than one class, such as"
+            f" {' = '.join(contradictions[0][:2])}: mend the labels"
+        )
+    return warnings
+
+
+def _file_warnings(skipped: Sequence[Skipped], suspicious: Sequence[Skipped]) -> list[str]:
+    warnings = []
+    if skipped:
+        warnings.append(f"{len(skipped)} files were skipped, such as {skipped[0].file} ({skipped[0].reason})")
+    if suspicious:
+        first = suspicious[0]
+        warnings.append(f"{len(suspicious)} pictures look odd and were used, such as {first.file} ({first.reason})")
+    return warnings
