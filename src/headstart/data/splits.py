@@ -17,7 +17,7 @@ import numpy.typing as npt
 from headstart.errors import DataError
 from headstart.records import Dataset, Item
 
-__all__ = ["folds", "seal"]
+__all__ = ["folds", "seal", "tied"]
 
 Indices = npt.NDArray[np.int64]
 
@@ -131,7 +131,7 @@ def _units(names: Iterable[str], labels: Iterable[int], keys: Iterable[str]) -> 
     return sorted(units, key=lambda unit: unit.key)
 
 
-def _tied(items: Sequence[Item], hashes: Mapping[str, str]) -> list[str]:
+def tied(items: Sequence[Item], hashes: Mapping[str, str]) -> list[str]:
     """One key an item: equal for items that share a group or a hash, directly or over others (union-find)."""
     parent = list(range(len(items)))
 
@@ -166,7 +166,7 @@ def _carve(
     """Names of the training items to take out: `fraction` of every class in whole units; one item a class stays."""
     pool = [item for item in dataset.items if place[item.name] == "train"]
     units = _units(
-        [item.name for item in pool], [-1 if item.label is None else item.label for item in pool], _tied(pool, hashes)
+        [item.name for item in pool], [-1 if item.label is None else item.label for item in pool], tied(pool, hashes)
     )
     total: Counter[int] = Counter()
     for unit in units:
