@@ -139,7 +139,7 @@ class Settings:
         choices=("auto", "fp32", "bf16"),
         panel="Machine",
     )
-    workers: int | None = option(None, "Decoding processes; default: from the cores.", low=0, panel="Machine")
+    workers: int | None = option(None, "Decoding threads; 0 decodes in the main thread; default: from the cores.", low=0, panel="Machine")
     threads: int | None = option(None, "Compute threads; default: cores / processes.", low=1, panel="Machine")
     cache: bool = option(True, "Keep features for later runs.", panel="Machine")
 

@@ -1,0 +1,56 @@
+"""What is in a data set, as plain facts: the `data` part of run.json and the answer of `inspect`. No torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from headstart.data.read import read
+from headstart.progress import Progress
+from headstart.records import Dataset, Facts, plain
+
+__all__ = ["counting", "data_facts", "load_data"]
+
+
+def load_data(data: Any) -> Dataset:
+    """A Dataset from whatever was given: a Dataset, a path, or a pair (pictures, labels)."""
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], (str, Path, int)):
+        return read(data[0], labels=data[1])
+    return read(data)
+
+
+def data_facts(dataset: Dataset, facts: Facts) -> dict[str, Any]:
+    """Counts by split and class, and everything the audit found, as JSON knows it."""
+    splits = {}
+    for name in dataset.splits:
+        items = dataset.split(name)
+        counts = Counter(item.label for item in items)
+        per_class = {label: counts[number] for number, label in enumerate(dataset.classes)}
+        splits[name or "unsplit"] = {"n": len(items), "per_class": per_class}
+    names = ("skipped", "suspicious", "duplicates", "leaks", "contradictions", "sizes", "imbalance", "warnings")
+    found: dict[str, Any] = plain(
+        {
+            "path": dataset.path,
+            "classes": dataset.classes,
+            "splits": splits,
+            **{name: getattr(facts, name) for name in names},
+            "notes": dataset.notes,
+        }
+    )
+    return found
+
+
+def counting(bar: Progress) -> Callable[[int, int], None]:
+    """A callback (done so far, total) that moves a progress bar."""
+    last = 0
+
+    def moved(done: int, _total: int) -> None:
+        nonlocal last
+        bar.advance(done - last)
+        last = done
+
+    return moved

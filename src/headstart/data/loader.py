@@ -1,0 +1,107 @@
+"""Batches of views, decoded ahead by threads while the network computes.
+
+Pillow and torch release the interpreter's lock while they decode and resize, so threads overlap with compute without
+worker processes, their start-up, their shared memory and their hangs. The order and the pixels of a batch depend on the
+items alone, never on the number of threads. A picture that has become unreadable since the audit is left out of its
+batch, named and counted; no other picture takes its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headstart.data import decode
+from headstart.data.augment import Augmentation, augmented_view, center_view, draft_side, flipped_view
+from headstart.errors import UnreadableImage
+from headstart.records import Card, Item, Skipped
+
+__all__ = ["Batch", "Views", "batches", "default_workers"]
+
+_AHEAD = 3  # batches decoded before they are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Views of some items: `images` uint8 (n, 3, h, w), `index` their positions in the item list."""
+
+    images: Tensor
+    index: np.ndarray
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Views:
+    """Item position → view. `epoch` and the seed decide an augmented view, so any moment can be repeated."""
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        card: Card,
+        *,
+        kind: str = "center",
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.items, self.card, self.kind = items, card, kind
+        self.augmentation, self.seed, self.epoch = augmentation, seed, 0
+
+    def __call__(self, position: int) -> Tensor:
+        image = decode.load(self.items[position], draft=draft_side(self.card))
+        if self.augmentation is not None:
+            rng = np.random.default_rng((self.seed, self.epoch, position))
+            return augmented_view(image, self.card, augmentation=self.augmentation, rng=rng)
+        return flipped_view(image, self.card) if self.kind == "flipped" else center_view(image, self.card)
+
+
+def default_workers() -> int:
+    """Decoding threads for this machine: the cores this process may use, eight at most."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return min(8, cores)
+
+
+def batches(
+    view: Callable[[int], Tensor], order: Iterable[np.ndarray], *, workers: int | None = None
+) -> Iterator[Batch]:
+    """Yield one Batch for each array of positions in `order`, decoding ahead with `workers` threads (0: none)."""
+    threads = default_workers() if workers is None else workers
+    if threads == 0:
+        for positions in order:
+            yield _assemble(positions, [_guarded(view, int(p)) for p in positions])
+        return
+    waiting: deque[tuple[np.ndarray, list[Future[Tensor | UnreadableImage]]]] = deque()
+    source = iter(order)
+    with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
+        try:
+            while True:
+                for upcoming in islice(source, _AHEAD - len(waiting)):
+                    waiting.append((upcoming, [pool.submit(_guarded, view, int(p)) for p in upcoming]))
+                if not waiting:
+                    return
+                positions, futures = waiting.popleft()
+                yield _assemble(positions, [future.result() for future in futures])
+        finally:
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()
+
+
+def _guarded(view: Callable[[int], Tensor], position: int) -> Tensor | UnreadableImage:
+    try:
+        return view(position)
+    except UnreadableImage as error:
+        return error
+
+
+def _assemble(positions: np.ndarray, views: list[Tensor | UnreadableImage]) -> Batch:
+    good = [(p, v) for p, v in zip(positions, views, strict=True) if isinstance(v, Tensor)]
+    bad = tuple(Skipped(v.name, v.reason) for v in views if isinstance(v, UnreadableImage))
+    images = torch.stack([v for _, v in good]) if good else torch.empty((0, 3, 1, 1), dtype=torch.uint8)
+    return Batch(images, np.array([p for p, _ in good], dtype=np.int64), bad)

@@ -1,0 +1,272 @@
+"""The Model: source + head + classes + Card, ready to predict, and the folder it lives in.
+
+The folder is a timm / Hugging Face folder (config.json + model.safetensors) that `timm.create_model("local-dir:...")`
+opens with the same logits when the head is one linear layer on the network's own pooling. What timm does not know
+stands in headstart.json: classes, Card, Plan, versions, the sha256 of every file, and golden outputs that are checked
+when the model is loaded. No pickle is read or written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headstart import files
+from headstart.data import augment, read
+from headstart.data.loader import Views, batches
+from headstart.errors import ModelError, SourceError, UserError
+from headstart.progress import Reporter, Silent
+from headstart.records import SCHEMA, Card, Item, Plan, Skipped, plain
+from headstart.sources import open_source
+from headstart.transfer.heads import FittedHead
+from headstart.transfer.net import TransferNet
+
+__all__ = ["Model", "Prediction", "find_model_folder", "load"]
+
+_GOLDEN_TOLERANCE = 1e-3  # on probabilities: other processors round differently, other weights differ far more
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer for one input; `error` says why there is none."""
+
+    file: str
+    label: str | None = None
+    probability: float | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+    def as_dict(self, top_k: int | None = None) -> dict[str, Any]:
+        """What `predict --json` prints: {file, label, probability, probabilities} or {file, error}."""
+        if self.error is not None:
+            return {"file": self.file, "error": self.error}
+        ranked = sorted(self.probabilities.items(), key=lambda entry: -entry[1])
+        shown = dict(ranked[:top_k]) if top_k else dict(self.probabilities)
+        return {"file": self.file, "label": self.label, "probability": self.probability, "probabilities": shown}
+
+
+class Model:
+    """A trained network with its classes, ready to predict."""
+
+    def __init__(
+        self, net: TransferNet, classes: Sequence[str], *, head: FittedHead, plan: Plan, facts: Mapping[str, Any]
+    ) -> None:
+        self.net, self.classes, self.head = net.eval(), tuple(classes), head
+        self.plan, self.facts = plan, dict(facts)
+        self.device = "cpu"
+
+    @property
+    def card(self) -> Card:
+        """The facts that rule the preprocessing."""
+        return self.net.source.card
+
+    def to(self, device: str) -> Model:
+        """Move to a device; returns the model."""
+        self.net.to(device=device)
+        self.device = device
+        return self
+
+    # --- answers ------------------------------------------------------------------------------------------------
+
+    def logits(
+        self, items: Sequence[Item], *, batch_size: int = 32, reporter: Reporter | None = None
+    ) -> tuple[np.ndarray, tuple[Skipped, ...]]:
+        """Logits float32 (n, classes) of items, NaN where one cannot be read, and what was skipped."""
+        table = np.full((len(items), len(self.classes)), np.nan, dtype=np.float32)
+        order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
+        skipped: list[Skipped] = []
+        self.net.eval()
+        with torch.inference_mode(), (reporter or Silent()).progress("Predicting", len(items)) as bar:
+            for batch in batches(Views(items, self.card), order, workers=0 if len(items) == 1 else None):
+                skipped += batch.skipped
+                if len(batch.index):
+                    table[batch.index] = self._forward(batch.images)
+                bar.advance(len(batch.index) + len(batch.skipped))
+        return table, tuple(skipped)
+
+    def _forward(self, images: Tensor) -> np.ndarray:
+        inputs = augment.normalise(images.to(self.device), self.card).contiguous(memory_format=torch.channels_last)
+        rows: np.ndarray = self.net(inputs).float().cpu().numpy()
+        return rows
+
+    def predict(self, inputs: Any, *, reporter: Reporter | None = None) -> list[Prediction]:
+        """Answers for files, folders, PIL images or arrays (one or a list); an unreadable one gets an error.
+
+        Raises DataError when a path does not exist or holds no picture.
+        """
+        items, unread = self._items(inputs)
+        logits, skipped = self.logits(items, reporter=reporter)
+        reasons = {entry.file: entry.reason for entry in skipped}
+        answers = []
+        for item, row in zip(items, softmax(logits), strict=True):
+            if item.name in reasons:
+                answers.append(Prediction(item.name, error=reasons[item.name]))
+                continue
+            best = int(row.argmax())
+            chances = {name: float(p) for name, p in zip(self.classes, row, strict=True)}
+            answers.append(Prediction(item.name, self.classes[best], float(row[best]), chances))
+        return answers + [Prediction(entry.file, error=entry.reason) for entry in unread]
+
+    def predict_proba(self, inputs: Any) -> np.ndarray:
+        """Probabilities (n, classes), columns as in `classes`; rows of NaN for inputs that cannot be read."""
+        return softmax(self.logits(self._items(inputs)[0])[0])
+
+    @staticmethod
+    def _items(inputs: Any) -> tuple[list[Item], list[Skipped]]:
+        many = isinstance(inputs, (list, tuple))
+        return list(read.find_images(inputs if many else [inputs])), []
+
+    # --- the folder -----------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path, *, readme: str = "") -> Path:
+        """Write the model folder; headstart.json, with the hashes of all other files, comes last."""
+        from safetensors.numpy import save as pack_arrays
+        from safetensors.torch import save as pack
+
+        place = Path(folder)
+        state, config = self._timm_form()
+        files.write_bytes(place / "model.safetensors", pack(state, metadata={"format": "pt"}))
+        files.write_json(place / "config.json", config)
+        files.write_bytes(place / "head.safetensors", pack_arrays(self.head.tensors()))
+        files.write_text(place / "README.md", readme or f"# {self.card.architecture}\n")
+        names = ("config.json", "model.safetensors", "head.safetensors", "README.md")
+        record = {
+            "schema": SCHEMA,
+            "classes": self.classes,
+            "card": self.card,
+            "plan": self.plan,
+            "head": {"kind": self.head.kind, "chosen": self.head.chosen},
+            "golden": self._golden(),
+            **self.facts,
+            "files": {name: files.hash_file(place / name) for name in names},
+        }
+        files.write_json(place / "headstart.json", record)
+        return place
+
+    def _timm_form(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The state dict and config.json as timm reads them, with the classifier where the head is one layer."""
+        module = self.head.module()
+        source, card = self.net.source, self.card
+        network, whole = source.network, False
+        if self.plan.pooling == "native" and isinstance(module, torch.nn.Linear):
+            with suppress(SourceError):  # the architecture cannot hold a linear classifier: head.safetensors holds it
+                network, whole = source.whole(module.weight, module.bias), True
+        state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        architecture, arguments = source.library.saved_as(source.network)
+        settings = {
+            "input_size": card.input_size, "fixed_input_size": False, "interpolation": card.interpolation,
+            "crop_pct": card.crop_pct, "crop_mode": card.crop_mode, "mean": card.mean, "std": card.std,
+            "num_classes": len(self.classes) if whole else 0, "license": card.licence,
+        }  # fmt: skip
+        config = {
+            "architecture": architecture,
+            "num_classes": len(self.classes) if whole else 0,
+            "num_features": card.num_features,
+            "label_names": self.classes,
+            "model_args": arguments,
+            "pretrained_cfg": settings,
+        }
+        return state, config
+
+    def _golden(self) -> dict[str, Any]:
+        """Outputs for inputs that any machine can make again."""
+        return {"seed": 0, "n": 3, "probabilities": softmax(self._forward(_golden_images(self.card, 3)))}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (n, k) in float64 from logits (n, k)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    chances: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return chances
+
+
+def _golden_images(card: Card, n: int) -> Tensor:
+    """Smooth random uint8 pictures from a fixed seed: (n, 3, h, w)."""
+    rng = np.random.default_rng(0)
+    coarse = torch.from_numpy(rng.integers(0, 256, (n, card.input_size[0], 8, 8)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(coarse, card.input_size[1:], mode="bilinear", align_corners=False)
+    return smooth.round().to(torch.uint8)
+
+
+def find_model_folder(path: str | Path) -> Path:
+    """The model folder at `path` or inside the run folder `path`. Raises ModelError when there is none."""
+    place = Path(path)
+    for candidate in (place, place / "model"):
+        if (candidate / "headstart.json").is_file():
+            return candidate
+    if not place.exists():
+        raise ModelError("no such folder", where=place, remedy="Give the --out folder of `headstart fit`.")
+    unfinished = (place / "settings.json").is_file()
+    remedy = f"Finish it with: headstart resume {place}" if unfinished else "Give the --out folder of `headstart fit`."
+    raise ModelError("no finished headstart model here", where=place, remedy=remedy)
+
+
+def load(path: str | Path) -> Model:
+    """Open a run or model folder and check it: hashes of its files, then golden outputs.
+
+    Raises ModelError when it is missing, damaged, of a newer format, or predicts otherwise than when it was saved.
+    """
+    place = find_model_folder(path)
+    record = _read_record(place)
+    for name, wanted in record["files"].items():
+        target = place / name
+        if not target.is_file():
+            raise ModelError("a file of the model is missing", where=target, remedy="Copy the whole folder again.")
+        if files.hash_file(target) != wanted:
+            raise ModelError("the file is not as it was saved", where=target, remedy="Copy the whole folder again.")
+    from safetensors.numpy import load_file
+
+    try:
+        head = FittedHead.from_tensors(record["head"]["kind"], load_file(place / "head.safetensors"))
+        source = open_source(str(place))
+        plan = Plan(**{**record["plan"], "reasons": tuple(record["plan"]["reasons"])})
+        net = TransferNet(source, head.module(), pooling=plan.pooling)
+    except UserError as error:
+        raise ModelError(f"the model cannot be opened: {error}", where=place) from error
+    known = {"schema", "classes", "card", "plan", "head", "golden", "files"}
+    facts = {name: value for name, value in record.items() if name not in known}
+    model = Model(net, record["classes"], head=head, plan=plan, facts=facts)
+    _check_golden(model, record["golden"], place)
+    return model
+
+
+def _read_record(place: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = files.read_json(place / "headstart.json")
+        schema = int(record["schema"])
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"headstart.json cannot be read: {error}", where=place, remedy="Copy it again.") from error
+    if schema > SCHEMA:
+        made_by = record.get("headstart", "a newer version")
+        raise ModelError(
+            f"the model has format {schema}, this headstart reads up to {SCHEMA}",
+            where=place,
+            remedy=f"Install headstart {made_by} or newer.",
+        )
+    missing = [name for name in ("classes", "card", "plan", "head", "golden", "files") if name not in record]
+    if missing:
+        raise ModelError(f"headstart.json lacks {', '.join(missing)}", where=place, remedy="Copy it again.")
+    return record
+
+
+def _check_golden(model: Model, golden: Mapping[str, Any], place: Path) -> None:
+    """Refuse a model that answers otherwise than when it was saved."""
+    with torch.inference_mode():
+        now = softmax(model._forward(_golden_images(model.card, int(golden["n"]))))
+    then = np.array(golden["probabilities"], dtype=np.float64)
+    if then.shape != now.shape or not float(np.abs(now - then).max()) <= _GOLDEN_TOLERANCE:
+        drift = float(np.abs(now - then).max()) if then.shape == now.shape else float("nan")
+        raise ModelError(
+            f"the model's answers moved by {drift:.2g} since it was saved: a library computes otherwise",
+            where=place,
+            remedy=f"Install the versions it was made with: {plain(model.facts.get('versions', {}))}.",
+        )

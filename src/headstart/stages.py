@@ -1,0 +1,310 @@
+"""The stages of a run: prepare data and source, train one candidate, judge it. `api` calls them in order.
+
+A Bench holds what all candidates of a run share: the same audited, sealed data, the same source, the same features.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.data.audit import audit
+from headstart.data.facts import counting, load_data
+from headstart.data.splits import seal
+from headstart.errors import DataError
+from headstart.files import hash_json
+from headstart.progress import Reporter
+from headstart.records import Dataset, Facts, Item, Plan
+from headstart.settings import Settings
+from headstart.sources import open_source
+from headstart.sources.base import Source, hash_entries
+from headstart.transfer import strategy
+from headstart.transfer.engine import Engine, pick_device
+from headstart.transfer.features import embed
+from headstart.transfer.groups import freeze
+from headstart.transfer.heads import FittedHead, fit_head, learning_curve
+from headstart.transfer.interrupt import Stop
+from headstart.transfer.lr_find import find_rate
+from headstart.transfer.net import TransferNet, fresh_head, head_of
+from headstart.transfer.tuning import Samples, Trainer, class_weights
+
+__all__ = ["Bench", "Candidate", "make_plan", "prepare", "train_candidate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One trained way of transferring: the network, and its logits (n, classes) on each split."""
+
+    plan: Plan
+    net: TransferNet
+    head: FittedHead
+    logits: dict[str, np.ndarray]
+    curves: dict[str, Any]
+    trained_parameters: int
+    seconds: float
+    frozen: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Bench:
+    """What all candidates of a run share."""
+
+    settings: Settings
+    dataset: Dataset
+    facts: Facts
+    source: Source
+    reporter: Reporter
+    stop: Stop
+    device: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    work: dict[str, int] = field(default_factory=lambda: {"features_computed": 0, "features_reused": 0})
+    notes: list[str] = field(default_factory=list)
+    _features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Made when something is trained by gradient, or when several processes were started."""
+        return Engine(self.settings)
+
+    @property
+    def alone(self) -> bool:
+        """Whether this is the only process."""
+        return int(os.environ.get("WORLD_SIZE", "1")) == 1
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes the run folder."""
+        return self.alone or self.engine.main
+
+    @property
+    def n_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.dataset.classes)
+
+    def samples(self, *splits: str) -> Samples:
+        """Items and labels of some splits, in the order of the data set."""
+        return Samples.of([item for item in self.dataset.items if item.split in splits])
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+
+    def features(self, pooling: str, *splits: str) -> np.ndarray:
+        """Rows float32 (n, d) of the centre views, computed for all items at the first call."""
+        if pooling not in self._features:
+            with self.timed("features"):
+                self._features[pooling] = self._embed(pooling)
+        table = self._features[pooling]
+        rows = [table[item.name] for item in self.dataset.items if item.split in splits]
+        return np.stack(rows) if rows else np.empty((0, self.source.width(pooling)), np.float32)
+
+    def _embed(self, pooling: str) -> dict[str, np.ndarray]:
+        def work() -> Any:
+            return embed(
+                self.source, self.dataset.items, hashes=self.facts.hashes, pooling=pooling,
+                use_store=self.settings.cache, device=self.device, reporter=self.reporter,
+                workers=self.settings.workers,
+            )  # fmt: skip
+
+        if self.alone:
+            found = work()
+        else:
+            with self.engine.main_first():  # the main process fills the store, the others read it
+                found = work()
+        self.source.to("cpu")
+        self.work["features_computed"] += found.computed
+        self.work["features_reused"] += found.reused
+        if found.skipped:
+            self._leave_out({entry.file for entry in found.skipped})
+            self.notes += [f"became unreadable during the run: {entry.file}: {entry.reason}" for entry in found.skipped]
+            return self._embed(pooling)
+        return {item.name: row for item, row in zip(self.dataset.items, found.rows, strict=True)}
+
+    def _leave_out(self, names: set[str]) -> None:
+        """Go on without items that vanished after the audit; nothing takes their place."""
+        kept = tuple(item for item in self.dataset.items if item.name not in names)
+        self.dataset = self.dataset.with_items(kept)
+        for name in self.dataset.splits:
+            if not self.dataset.split(name):
+                raise DataError(f"no readable picture is left in the split {name}", where=self.dataset.path)
+
+
+def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, sealed: bool = False) -> Bench:
+    """Read, audit and seal the data and open the source. Nothing is written; every user error comes out here.
+
+    `sealed` data are a Dataset whose maker has split it.
+    """
+    device = pick_device(settings.device)
+    threads = settings.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads)
+    seconds: dict[str, float] = {}
+    started = time.perf_counter()
+    dataset = load_data(data)
+    source = open_source(settings.source, weights=settings.weights, image_size=settings.image_size, seed=settings.seed)
+    seconds["source"] = time.perf_counter() - started
+    started = time.perf_counter()
+    with reporter.progress("Checking pictures", len(dataset.items)) as bar:
+        dataset, facts = audit(dataset, workers=settings.workers, progress=counting(bar))
+    if not sealed:
+        dataset = seal(
+            dataset, facts.hashes, val_fraction=settings.val_fraction, test_fraction=settings.test_fraction,
+            seed=settings.seed,
+        )  # fmt: skip
+    seconds["audit"] = time.perf_counter() - started
+    for warning in facts.warnings:
+        reporter.note(warning)
+    for note in dataset.notes:
+        reporter.say(note)
+    return Bench(settings, dataset, facts, source, reporter, stop, device, seconds)
+
+
+def make_plan(bench: Bench, settings: Settings) -> Plan:
+    """The Plan for these settings on this bench."""
+    situation = strategy.Situation(
+        n_train=len(bench.samples("train").items),
+        n_classes=bench.n_classes,
+        blocks=bench.source.blocks,
+        has_gpu=bench.device != "cpu",
+    )
+    return strategy.plan(settings, situation)
+
+
+def train_candidate(bench: Bench, plan: Plan, *, settings: Settings, folder: Path | None) -> Candidate:
+    """Train by `plan` and predict every split. The test items are looked at, their labels are not."""
+    started = time.perf_counter()
+    bench.reporter.say(f"Training: {plan.strategy}, head {plan.head}" + (f", cut at {plan.cut}" if plan.epochs else ""))
+    candidate = _frozen(bench, plan, settings) if plan.strategy == "frozen" else _tuned(bench, plan, settings, folder)
+    return replace(candidate, seconds=time.perf_counter() - started)
+
+
+def _frozen(bench: Bench, plan: Plan, settings: Settings) -> Candidate:
+    """Only the head is trained, by its own solver."""
+    entries = tuple(bench.source.network.state_dict())
+    before = hash_entries(bench.source.network.state_dict(), entries)
+    rows = {name: bench.features(plan.pooling, name) for name in ("train", "val", "test")}
+    labels = {name: bench.samples(name).labels for name in rows}
+    with bench.timed("train"):
+        head = fit_head(plan.head, rows["train"], labels["train"], n_classes=bench.n_classes, **_search(bench, "train"))
+        logits = {name: head.logits(rows[name]) for name in rows}
+        curves = _head_curves(bench, plan, head, rows, labels)
+        if settings.refit and len(labels["val"]):
+            X, y = bench.features(plan.pooling, "train", "val"), bench.samples("train", "val").labels
+            head = fit_head(plan.head, X, y, n_classes=bench.n_classes, **_search(bench, "train", "val"))
+            logits["test"] = head.logits(rows["test"])
+    after = hash_entries(bench.source.network.state_dict(), entries)
+    net = TransferNet(bench.source, head.module(), pooling=plan.pooling)
+    return Candidate(
+        plan, net, head, logits, curves,
+        trained_parameters=_size(net.head), seconds=0.0,
+        frozen=_proof([b.name for b in bench.source.blocks], len(entries), before, after),
+    )  # fmt: skip
+
+
+def _search(bench: Bench, *splits: str) -> dict[str, Any]:
+    """How a head's strength is searched: seed, folds and the groups that must stay together."""
+    groups = _groups([item for item in bench.dataset.items if item.split in splits], bench.facts)
+    return {"seed": bench.settings.seed, "folds": bench.settings.folds, "groups": groups}
+
+
+def _groups(items: Sequence[Item], facts: Facts) -> list[str] | None:
+    """A group name an item (its own group, else its content); None where every item stands alone."""
+    names = [item.group or facts.hashes[item.name] for item in items]
+    return names if len(set(names)) < len(names) else None
+
+
+def _head_curves(
+    bench: Bench, plan: Plan, head: FittedHead, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Learning curves: over epochs where the head has them, else over the number of training items."""
+    if head.history:
+        points = [{"x": row["epoch"], **{k: v for k, v in row.items() if k != "epoch"}} for row in head.history]
+        return {"axis": "epochs", "points": points}
+    if not len(labels["val"]):
+        return {"axis": "training items", "points": []}
+    points = learning_curve(
+        plan.head, rows["train"], labels["train"], n_classes=bench.n_classes, fixed=head.chosen,
+        X_val=rows["val"], y_val=labels["val"], seed=bench.settings.seed,
+    )  # fmt: skip
+    return {"axis": "training items", "points": points}
+
+
+def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) -> Candidate:
+    """Blocks above the cut are trained by gradient, from the head fitted on frozen features or a new one."""
+    train, val = bench.samples("train"), bench.samples("val")
+    if not len(val.items):
+        raise DataError(
+            "there is nothing to choose the epoch on: the training set is too small to hold back a validation part",
+            where=bench.dataset.path,
+            remedy="Add images, or use --strategy frozen.",
+        )
+    source = bench.source.fresh(settings.seed) if plan.start == "random" else bench.source.copy()
+    net = TransferNet(source, _start(bench, plan, settings), pooling=plan.pooling)
+    index = strategy.frozen_blocks(plan, source.blocks)
+    with bench.timed("train"):
+        if settings.lr == "find":
+            rate, _curve = find_rate(
+                net, train, plan=plan, settings=settings, index=index, device=bench.device, reporter=bench.reporter
+            )
+            plan = strategy.with_rate(plan, rate)
+            bench.reporter.say(plan.reasons[-1])
+        frozen = freeze(net.source, index)
+        trainer = Trainer(
+            net, frozen, plan=plan, settings=settings, engine=bench.engine, reporter=bench.reporter,
+            folder=folder, stop=bench.stop,
+        )  # fmt: skip
+        weights = class_weights(train.labels, bench.n_classes, str(plan.schedule["class_weights"]))
+        tuned = trainer.fit(train, val, weights=weights)
+        logits = {name: trainer.predict(bench.samples(name).items) for name in ("train", "val", "test")}
+        net.to("cpu")
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    points = [{"x": row["epoch"], **{k: row.get(k) for k in _CURVES}} for row in tuned.history]
+    return Candidate(
+        plan, net.eval(), head_of(plan.head, net.head), logits,
+        {"axis": "epochs", "points": points, "best": tuned.best_epoch},
+        trained_parameters=trained, seconds=0.0,
+        frozen=_proof(
+            [b.name for b in source.blocks[:index]], len(frozen.entries), hash_json(frozen.before),
+            hash_json(frozen.hashes()),
+        ),
+        notes=(*tuned.notes, f"weights of epoch {tuned.best_epoch} of {len(tuned.history) - 1} kept"),
+    )  # fmt: skip
+
+
+_CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "lr")
+
+
+def _start(bench: Bench, plan: Plan, settings: Settings) -> nn.Module:
+    """The head that a fine-tuning starts from."""
+    if not plan.probe_first:
+        return fresh_head(plan.head, bench.source.width(plan.pooling), bench.n_classes, seed=settings.seed)
+    X, y = bench.features(plan.pooling, "train"), bench.samples("train").labels
+    with bench.timed("train"):
+        return fit_head(plan.head, X, y, n_classes=bench.n_classes, **_search(bench, "train")).module()
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _proof(blocks: list[str], entries: int, before: str, after: str) -> dict[str, Any]:
+    """What was frozen, and the hashes that show that it stayed so."""
+    return {
+        "blocks": blocks, "entries": entries, "sha256_before": before, "sha256_after": after,
+        "unchanged": before == after,
+    }  # fmt: skip

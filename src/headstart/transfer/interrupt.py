@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM: finish the step, save, then stop; a second signal stops at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Stop", "listening"]
+
+
+class Stop:
+    """Whether somebody asked the run to end. `deferred` is set while a loop looks at `code` by itself."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self._deferred = 0
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside the block a first signal only sets `code`."""
+        self._deferred += 1
+        try:
+            yield
+        finally:
+            self._deferred -= 1
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
+        again = self.code is not None
+        self.code = 143 if number == signal.SIGTERM else 130
+        if again or not self._deferred:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def listening() -> Iterator[Stop]:
+    """Listen for SIGINT and SIGTERM in the main thread; elsewhere (a notebook's worker, a server) change nothing."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

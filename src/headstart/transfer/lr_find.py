@@ -1,0 +1,84 @@
+"""A range test for the learning rate: raise it step by step and watch the loss.
+
+Smith 2017, Cyclical Learning Rates for Training Neural Networks, section 3.3.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from headstart.data import augment
+from headstart.data.loader import Views, batches
+from headstart.progress import Reporter
+from headstart.records import Plan
+from headstart.settings import Settings
+from headstart.transfer.groups import freeze, parameter_groups
+from headstart.transfer.net import TransferNet
+from headstart.transfer.schedule import epoch_order, step_seed
+from headstart.transfer.tuning import Samples, make_optimizer
+
+__all__ = ["find_rate"]
+
+_LOW, _HIGH, _STEPS = 1e-6, 1.0, 60
+
+
+def find_rate(
+    net: TransferNet, train: Samples, *, plan: Plan, settings: Settings, index: int, device: str, reporter: Reporter
+) -> tuple[float, list[dict[str, float]]]:
+    """A rate for the head, and the curve [{rate, loss}] it was read from. The given network is not changed.
+
+    The rate is a tenth of the one at which the smoothed loss was lowest before it grew; other blocks keep their
+    proportion to the head. `index` is the number of frozen blocks.
+    """
+    trial = copy.deepcopy(net).to(device=device).to(memory_format=torch.channels_last)
+    frozen = freeze(trial.source, index)
+    groups = parameter_groups(trial.source, trial.head, rates=plan.rates, weight_decay=0.0)
+    relative = [float(group["lr"]) / plan.rates["head"] for group in groups]
+    optimizer = make_optimizer(plan.schedule, groups)
+    views = Views(train.items, trial.source.card, augmentation=augment.Augmentation.of(settings), seed=settings.seed)
+    curve: list[dict[str, float]] = []
+    smooth, best = 0.0, math.inf
+    frozen.train_mode()
+    trial.head.train()
+    with reporter.progress("Finding the learning rate", _STEPS, unit="steps") as bar:
+        for step, batch in enumerate(batches(views, _orders(len(train.items), settings), workers=settings.workers)):
+            rate = _LOW * (_HIGH / _LOW) ** (step / (_STEPS - 1))
+            for group, share in zip(optimizer.param_groups, relative, strict=True):
+                group["lr"] = rate * share
+            torch.manual_seed(step_seed(settings.seed, 0, step))
+            inputs = augment.normalise(batch.images.to(device), trial.source.card)
+            targets = torch.from_numpy(train.labels[batch.index]).to(device)
+            loss = functional.cross_entropy(trial(inputs.contiguous(memory_format=torch.channels_last)), targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            smooth = 0.8 * smooth + 0.2 * float(loss)
+            value = smooth / (1 - 0.8 ** (step + 1))
+            curve.append({"rate": rate, "loss": value if math.isfinite(value) else math.inf})
+            best = min(best, curve[-1]["loss"])
+            bar.advance(1)
+            if step >= 10 and not curve[-1]["loss"] <= 3 * best:
+                break
+    return _pick(curve), curve
+
+
+def _orders(n: int, settings: Settings) -> list[np.ndarray]:
+    """As many batches as the test has steps."""
+    size = max(2, min(settings.batch_size, n))
+    orders: list[np.ndarray] = []
+    epoch = 1
+    while len(orders) < _STEPS:
+        orders += epoch_order(n, size, seed=settings.seed, epoch=epoch)
+        epoch += 1
+    return orders[:_STEPS]
+
+
+def _pick(curve: list[dict[str, float]]) -> float:
+    """A tenth of the rate with the lowest loss, leaving out the first steps, whose average is still warming up."""
+    settled = curve[5:] or curve
+    return min(settled, key=lambda point: point["loss"])["rate"] / 10

@@ -1,0 +1,204 @@
+"""Which way of transferring, as pure functions: counts, blocks and settings in, Plan out. No torch.
+
+The rule for `auto` follows the two questions of transfer learning, how much data there is and what training costs on
+this machine. It is a prior: `headstart compare` measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from headstart.errors import SettingsError, did_you_mean
+from headstart.records import Block, Plan
+from headstart.settings import Settings
+
+__all__ = ["SMALL_PER_CLASS", "Situation", "choose", "frozen_blocks", "plan", "with_rate"]
+
+SMALL_PER_CLASS = 1000
+"""Under this many training images a class a data set counts as small."""
+
+FULL_RATE = {"adamw": 1e-4, "sgd": 2e-3}
+SCRATCH_RATE = {"adamw": 1e-3, "sgd": 5e-2}
+WEIGHT_DECAY = {"adamw": 0.05, "sgd": 5e-4}
+HEAD_FACTOR = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the rule looks at: training items, classes, the source's blocks, and whether a GPU is there."""
+
+    n_train: int
+    n_classes: int
+    blocks: tuple[Block, ...]
+    has_gpu: bool = False
+
+
+def choose(situation: Situation) -> tuple[str, str]:
+    """The strategy for `auto` and the reason for it, in words."""
+    per_class = situation.n_train / max(1, situation.n_classes)
+    if per_class < SMALL_PER_CLASS:
+        return "frozen", (
+            f"{per_class:.0f} training images a class are few (under {SMALL_PER_CLASS}): frozen features with a "
+            "regularised head overfit least"
+        )
+    if not situation.has_gpu:
+        return "frozen", (
+            f"{per_class:.0f} training images a class would carry a fine-tuning, but there is no GPU: frozen features "
+            "cost one pass over the data"
+        )
+    return "discriminative", (
+        f"{per_class:.0f} training images a class and a GPU: all layers are trained, the lower ones slowly"
+    )
+
+
+def plan(settings: Settings, situation: Situation) -> Plan:
+    """Turn settings and situation into a Plan, with a reason for each choice.
+
+    Raises SettingsError when the cut names no block.
+    """
+    reasons: list[str] = []
+    strategy = settings.strategy
+    if strategy == "auto":
+        if settings.cut is not None or settings.train_last is not None:
+            strategy, why = "partial", "a cut was given"
+        elif settings.head in ("svm", "ridge", "knn"):
+            strategy, why = "frozen", f"the head {settings.head} works on frozen features"
+        else:
+            strategy, why = choose(situation)
+        reasons.append(f"strategy {strategy}: {why}")
+    else:
+        reasons.append(f"strategy {strategy}: as asked")
+    head = "linear" if settings.head == "auto" else settings.head
+    if settings.head == "auto":
+        reasons.append("head linear: the strongest simple baseline on pretrained features")
+    index = _cut_index(strategy, settings, situation.blocks)
+    cut = _cut_name(strategy, index, situation.blocks)
+    epochs = _epochs(strategy, settings, situation, reasons)
+    return Plan(
+        strategy=strategy,
+        start="random" if strategy == "scratch" else "pretrained",
+        cut=cut,
+        head=head,
+        pooling=settings.pooling,
+        epochs=epochs,
+        rates=_rates(strategy, settings, situation.blocks, index, reasons),
+        schedule=_schedule(strategy, settings, epochs),
+        probe_first=settings.probe_first and strategy not in ("scratch", "frozen"),
+        reasons=tuple(reasons),
+    )
+
+
+def frozen_blocks(plan: Plan, blocks: Sequence[Block]) -> int:
+    """How many blocks lie below the plan's cut."""
+    if plan.cut == "input":
+        return 0
+    names = [block.name for block in blocks]
+    return names.index(plan.cut) if plan.cut in names else len(blocks)
+
+
+def with_rate(plan: Plan, rate: float) -> Plan:
+    """The same plan with its rates scaled so that the head's is `rate` (the finding of a range test)."""
+    factor = rate / plan.rates["head"]
+    reasons = (*plan.reasons, f"learning rate {rate:.1e} for the head: found by a range test")
+    return replace(plan, rates={name: value * factor for name, value in plan.rates.items()}, reasons=reasons)
+
+
+def _cut_index(strategy: str, settings: Settings, blocks: Sequence[Block]) -> int:
+    """How many blocks are frozen."""
+    if strategy == "frozen":
+        return len(blocks)
+    if strategy != "partial":
+        return 0
+    if settings.cut is not None:
+        names = [block.name for block in blocks]
+        for index, block in enumerate(blocks):
+            if settings.cut == block.name or settings.cut in block.modules:
+                return index
+        if settings.cut == "head":
+            return len(blocks)
+        raise SettingsError(f"no block is called {settings.cut!r}", remedy=did_you_mean(settings.cut, names))
+    wanted = settings.train_last if settings.train_last is not None else max(1, _with_weights(blocks) // 3)
+    return _last(blocks, wanted)
+
+
+def _with_weights(blocks: Sequence[Block]) -> int:
+    return sum(1 for block in blocks if block.parameters)
+
+
+def _last(blocks: Sequence[Block], wanted: int) -> int:
+    """The index above which `wanted` blocks have weights; blocks without any do not count."""
+    left = wanted
+    for index in range(len(blocks) - 1, -1, -1):
+        if blocks[index].parameters:
+            left -= 1
+        if left == 0:
+            return index
+    raise SettingsError(
+        f"the source has {_with_weights(blocks)} blocks with weights, so the last {wanted} cannot be trained",
+        remedy="Choose a smaller train_last, or the strategy full.",
+    )
+
+
+def _cut_name(strategy: str, index: int, blocks: Sequence[Block]) -> str:
+    if strategy == "frozen" or index >= len(blocks):
+        return "head"
+    return "input" if index == 0 else blocks[index].name
+
+
+def _epochs(strategy: str, settings: Settings, situation: Situation, reasons: list[str]) -> int:
+    if strategy == "frozen":
+        return 0
+    if settings.epochs is not None:
+        return settings.epochs
+    n = situation.n_train
+    epochs = 15 if n < 1_000 else 10 if n < 10_000 else 5
+    if strategy == "scratch":
+        epochs *= 2
+    start = " from random weights" if strategy == "scratch" else ""
+    reasons.append(f"{epochs} epochs: {n:,} training images{start}")
+    return epochs
+
+
+def _rates(
+    strategy: str, settings: Settings, blocks: Sequence[Block], index: int, reasons: list[str]
+) -> dict[str, float]:
+    """Learning rate of every block above the cut, and of the head."""
+    if strategy == "frozen":
+        return {}
+    given = float(settings.lr) if settings.lr not in (None, "find") else None
+    base = settings.backbone_lr
+    if base is None:
+        usual = SCRATCH_RATE if strategy == "scratch" else FULL_RATE
+        base = given if given is not None else usual[settings.optimizer]
+    if settings.head_lr is not None:
+        head = settings.head_lr
+    elif strategy == "discriminative" and settings.layer_decay is None:
+        head = base * HEAD_FACTOR
+        reasons.append(f"head rate {HEAD_FACTOR:g} x the backbone's: the head is new, the backbone is not")
+    else:
+        head = base
+    rates: dict[str, float] = {}
+    decay = settings.layer_decay or 1.0
+    depth = 0
+    for block in reversed(blocks[index:]):
+        if block.parameters:
+            depth += 1
+        rates[block.name] = base * decay ** max(0, depth - (0 if settings.backbone_lr is None else 1))
+    if settings.layer_decay is not None:
+        reasons.append(f"each block learns at {decay:g} x the rate of the one above it")
+    return {**dict(reversed(rates.items())), "head": head}
+
+
+def _schedule(strategy: str, settings: Settings, epochs: int) -> dict[str, Any]:
+    """The facts of the training loop; empty where there is no loop."""
+    if strategy == "frozen":
+        return {}
+    decay = settings.weight_decay if settings.weight_decay is not None else WEIGHT_DECAY[settings.optimizer]
+    patience = settings.patience if settings.patience is not None else max(3, epochs // 3)
+    names = (
+        "optimizer", "momentum", "schedule", "warmup", "batch_size", "accumulate", "label_smoothing", "mixup",
+        "class_weights", "ema", "clip", "augment", "crop_scale", "hflip", "vflip",
+    )  # fmt: skip
+    return {**{name: getattr(settings, name) for name in names}, "weight_decay": decay, "patience": patience}
