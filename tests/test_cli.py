@@ -52,6 +52,7 @@ FOUND = {
     "warnings": ["the class bees has one item"],
     "notes": ["split by us"],
 }
+SUBSET = {"path": "small", "classes": ["ants", "bees"], "splits": {"train": 6, "val": 2}, "notes": ["by seed"]}
 ANSWERS = [
     {"file": "a.jpg", "label": "ants", "probability": 0.75, "probabilities": {"ants": 0.75, "bees": 0.25}},
     {"file": "b.jpg", "error": "truncated"},
@@ -80,7 +81,7 @@ class FakeApi(types.ModuleType):
         answers = {
             **dict.fromkeys(("fit", "compare", "resume", "demo"), result),
             "inspect": FOUND,
-            "subset": FOUND,
+            "subset": SUBSET,
             "evaluate": SCORES,
             "predict": ANSWERS,
             "sources": [{"address": "toy", "parameters": 10, "licence": None}],
@@ -333,7 +334,7 @@ def test_predict_fails_when_no_file_could_be_read(api: FakeApi, capsys: Any) -> 
         (["evaluate", "run", "data", "--split", "test"], SCORES),
         (["predict", "run", "a.jpg", "b.jpg", "--top-k", "2"], ANSWERS),
         (["sources", "--all", "*"], [{"address": "toy", "parameters": 10, "licence": None}]),
-        (["subset", "data", "--per-class", "3", "--out", "small"], FOUND),
+        (["subset", "data", "--per-class", "3", "--out", "small"], SUBSET),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and isinstance(value[0], str) else "",
 )
@@ -425,7 +426,7 @@ def test_inspect_draws_a_sample(api: FakeApi, tmp_path: Path) -> None:
     assert (tmp_path / "grid.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_subset_passes_numbers_and_mode(api: FakeApi) -> None:
+def test_subset_passes_numbers_and_mode(api: FakeApi, capsys: Any) -> None:
     words = ["--per-class", "100", "--val", "50", "--test", "20", "--out", "small", "--copy", "--seed", "4"]
     assert cli.run(["subset", "data", *words]) == 0
     assert api.calls[-1] == (
@@ -433,6 +434,7 @@ def test_subset_passes_numbers_and_mode(api: FakeApi) -> None:
         ("data", Path("small")),
         {"per_class": 100, "val": 50, "test": 20, "seed": 4, "mode": "copy"},
     )
+    assert capsys.readouterr().out == "small: 2 classes, train 6, val 2 items\nnote: by seed\n"
 
 
 def test_predict_csv_is_csv_whatever_the_names(api: FakeApi, capsys: Any) -> None:

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from headstart.api import (
         RunResult,
         compare,
-        demo,
-        doctor,
         evaluate,
         fit,
         inspect,
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "headstart.api": "RunResult compare demo doctor evaluate fit inspect predict resume sample subset",
+    "headstart.api": "RunResult compare evaluate fit inspect predict resume sample subset",
     "headstart.errors": "DataError HeadstartError Interrupted UserError",
     "headstart.estimator": "TransferClassifier",
     "headstart.progress": "Reporter",
@@ -53,8 +51,6 @@ __all__ = [
     "TransferClassifier",
     "UserError",
     "compare",
-    "demo",
-    "doctor",
     "evaluate",
     "fit",
     "inspect",

@@ -259,7 +259,7 @@ def fit(
 
 @app.command()
 @_verb
-@with_settings(without=("strategy",))
+@with_settings(without=("strategy", "refit"))
 def compare(
     data: Data,
     *,
@@ -293,7 +293,9 @@ def evaluate(
     run: RunFolder,
     data: Data,
     *,
-    split: Annotated[str | None, typer.Option(help="Judge on this split only: train, val or test.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all; default: test where there is one, else all.")
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -355,7 +357,7 @@ def subset(
     else:
         from headstart import console
 
-        console.inspection(made)
+        console.subset(made)
 
 
 @app.command()

@@ -21,6 +21,7 @@ __all__ = [
     "run_summary",
     "scores",
     "sources",
+    "subset",
     "table",
     "write",
 ]
@@ -127,6 +128,14 @@ def inspection(found: Mapping[str, Any]) -> None:
         write(line)
     if (imbalance := found.get("imbalance")) and imbalance > 1.5:
         write(f"the largest class has {imbalance:.1f} times the items of the smallest")
+
+
+def subset(made: Mapping[str, Any]) -> None:
+    """Write how many items of each split were taken, and where they lie."""
+    counts = ", ".join(f"{name or 'unsplit'} {n}" for name, n in made["splits"].items())
+    write(f"{safe(made['path'])}: {len(made['classes'])} classes, {counts} items")
+    for text in made.get("notes") or []:
+        write(f"note: {safe(text)}")
 
 
 def _score_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
