@@ -86,7 +86,7 @@ def headline(run: Mapping[str, Any]) -> Headline:
         if name == "val"
         else "it was trained on"
     )
-    plain = f"The model{on + ',' if on else ''} names {right} {seen} correctly."
+    plain = f"The model{on + ',' if on else ''} gives the right answer for {right} {seen}."
     return Headline(title, plain, figures + ".", value, bounds, name == "test")
 
 
@@ -168,10 +168,12 @@ def data_words(run: Mapping[str, Any]) -> str:
     sentence = f"{plural(total, 'image')}{kinds}: {split}."
     imbalance = number(run, "data", "imbalance")
     if imbalance is not None and imbalance >= 1:
-        even = "The classes are about equally large" if imbalance < 1.5 else "The classes are unequal"
-        sentence += (
-            f" {even} (the largest has {rate(round(imbalance, 1))} times as many training images as the smallest)."
+        even = (
+            "The classes are about equally large"
+            if imbalance < 1.5
+            else f"The largest class has {rate(round(imbalance, 1))} times as many training images as the smallest"
         )
+        sentence += f" {even}."
     return sentence
 
 

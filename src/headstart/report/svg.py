@@ -122,13 +122,12 @@ def line_chart(
         return ""
     xs = [x for line in series for x, _ in line.points]
     ys = [y for line in series for _, y in line.points] + [bound for bound in bounds if bound is not None]
-    whole = all(float(x).is_integer() for x in xs)
-    x_ticks, y_ticks = nice_ticks(min(xs), max(xs), most=5, whole=whole), nice_ticks(min(ys), max(ys), most=5)
-    x_low, x_high = (min(xs), max(xs)) if max(xs) > min(xs) else (x_ticks[0], x_ticks[-1])
+    y_ticks = nice_ticks(min(ys), max(ys), most=5)
     y_labels = _tick_labels(y_ticks)
     left = 10 + 7.3 * max(len(label) for label in y_labels)
     right = WIDTH - 10 - max(min(7.2 * len(line.label), 110) for line in series)
     top, bottom = 12.0, 220.0
+    x_ticks, x_low, x_high = _x_axis(xs, right - left)
 
     def across(x: float) -> float:
         return left + (right - left) * _share(x, x_low, x_high)
@@ -140,8 +139,7 @@ def line_chart(
     for value, label in zip(y_ticks, y_labels, strict=True):
         parts.append(_line(left, up(value), right, up(value), "grid"))
         parts.append(_text(left - 6, up(value) + 4.5, label, "muted", "end"))
-    inside = [value for value in x_ticks if x_low <= value <= x_high]
-    for value, label in zip(inside, _tick_labels(inside), strict=True):
+    for value, label in zip(x_ticks, _tick_labels(x_ticks), strict=True):
         parts.append(_line(across(value), bottom, across(value), bottom + 4, "axis"))
         parts.append(_text(across(value), bottom + 18, label, "muted", "middle"))
     parts.append(_line(left, bottom, right, bottom, "axis"))
@@ -164,6 +162,7 @@ def bar_chart(
     if not bars:
         return ""
     text_width = 7.2 * max(len(bar.text) for bar in bars)
+    label_width = min(label_width, 7.5 * max(len(bar.label) for bar in bars))
     left, right = label_width + 8, WIDTH - 8 - min(text_width, 120)
     longest = max(sum(max(value, 0) for value in bar.parts) for bar in bars) or 1
     body, y = [_hatch(key)], 0.0
@@ -311,6 +310,21 @@ def _hatch(key: str) -> str:
         f'<defs><pattern id="{key}-hatch" width="5" height="5" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)"><rect width="2.2" height="5" class="hatch"/></pattern></defs>'
     )
+
+
+def _x_axis(xs: Sequence[float], width: float) -> tuple[list[float], float, float]:
+    """Round ticks within the data, as many as their labels have room for, and the ends of the axis."""
+    low, high = min(xs), max(xs)
+    whole = all(float(x).is_integer() for x in xs)
+    if low == high:
+        ticks = nice_ticks(low, high, most=2, whole=whole)
+        return [low], ticks[0], ticks[-1]
+    inside: list[float] = []
+    for most in (8, 5, 3, 2):
+        inside = [tick for tick in nice_ticks(low, high, most=most, whole=whole) if low <= tick <= high]
+        if sum(7.3 * len(label) + 14 for label in _tick_labels(inside)) <= width:
+            break
+    return inside, low, high
 
 
 def _tick_labels(ticks: Sequence[float]) -> list[str]:

@@ -215,10 +215,10 @@ _MEASURES = (
 )  # fmt: skip
 
 
-def _measured(measured: Mapping[str, Any], key: str) -> str:
+def _measured(measured: Mapping[str, Any], key: str) -> tuple[str, str]:
     value, bounds = number(measured, key), interval(measured, f"{key}_interval")
     words = count(value) if key == "n" else score(value)
-    return words + (f" ({score(bounds[0])} to {score(bounds[1])})" if bounds else "")
+    return words, f"{score(bounds[0])} to {score(bounds[1])}" if bounds else ""
 
 
 def _curves(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,15 +277,15 @@ def _race(run: Mapping[str, Any]) -> dict[str, Any]:
         shown_rows.append({
             "strategy": text(row, "strategy") or "–", "head": text(row, "head") or "–", "source": text(row, "source"),
             "chosen": chosen, "error": text(row, "error"),
-            "cells": [count(number(row, "trained_parameters")), duration(number(row, "seconds")),
+            "cells": [(count(number(row, "trained_parameters")), ""), (duration(number(row, "seconds")), ""),
                       _measured(table(row, "val"), "accuracy"), _measured(table(row, "test"), "accuracy"),
-                      signed(number(row, "gap"), 3)],
+                      (signed(number(row, "gap"), 3), "")],
             "verdict": text(row, "verdict"),
         })  # fmt: skip
     failed = sentences.failed(run)
     return {
         "rows": shown_rows,
-        "sources": len({row["source"] for row in shown_rows}) > 1,
+        "sources": len({row["source"] for row in shown_rows if row["source"]}) > 1,
         "plot": Markup(charts.race_plot(rows)),
         "failed": len(failed),
     }
