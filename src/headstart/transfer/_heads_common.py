@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data.splits import folds
 from headstart.errors import DataError, SettingsError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "Array",
     "Rotated",
     "Scaler",
+    "absent_logit",
     "accuracy_and_loss",
     "checked",
     "fold_pairs",
+    "linear_layer",
     "log_softmax",
     "rotate",
     "temperature",
@@ -48,6 +54,11 @@ def log_softmax(logits: Array) -> Array:
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
+
+
+def absent_logit(n: int) -> float:
+    """Logit of a class without training items: centred logits reach 0, so it gets less than 1 / (n + 1)."""
+    return -float(np.log(n + 1.0))
 
 
 def accuracy_and_loss(logits: Array, y: Array) -> tuple[float, float]:
@@ -115,51 +126,36 @@ def rotate(X: Array) -> Rotated:
     return Rotated(np.ascontiguousarray(X @ basis), basis, power)
 
 
-def fold_pairs(
-    y: Array, folds: int, *, seed: int, groups: Sequence[Any] | None = None
-) -> Iterator[tuple[Array, Array]]:
+def fold_pairs(y: Array, k: int, *, seed: int, groups: Sequence[Any] | None = None) -> list[tuple[Array, Array]]:
     """Stratified folds as (train, held-out) index pairs; items of one group stay together.
 
-    There are never more folds than items (groups); nothing is yielded when there are fewer than two.
+    Classes with fewer items (groups) than k are stratified together, so that one rare class does not cost the others
+    their folds; it may then be missing in a train part. There are never more folds than items (groups), and none at
+    all when there are fewer than two.
     """
-    n = len(y)
-    names = np.arange(n) if groups is None else np.unique(np.asarray(groups).astype(str), return_inverse=True)[1]
-    k = min(folds, int(names.max()) + 1)
-    if folds < 2:
-        raise SettingsError(f"folds must be at least 2, got {folds}")
     if k < 2:
-        return
-    place = _dealt(y, k, seed) if groups is None else _dealt_groups(y, names, k, seed=seed)
-    for fold in range(k):
-        held, train = np.flatnonzero(place == fold), np.flatnonzero(place != fold)
-        if len(held) and len(train):
-            yield train, held
+        raise SettingsError(f"folds must be at least 2, got {k}")
+    units = np.arange(len(y)) if groups is None else np.unique([str(g) for g in groups], return_inverse=True)[1]
+    k = min(k, len(np.unique(units)))
+    if k < 2:
+        return []
+    spread = np.bincount(np.unique(np.stack([units, y]), axis=1)[1])
+    common = int(spread.argmax())
+    strata = np.where(spread[y] < k, -1, y)
+    if len(np.unique(units[strata == -1])) < k:
+        strata[strata == -1] = common
+    return folds(strata, k=k, seed=seed, groups=None if groups is None else [str(g) for g in groups])
 
 
-def _dealt(y: Array, k: int, seed: int) -> Array:
-    """Deal the shuffled items of each class to the folds in turn, going on where the class before ended."""
-    shuffled = np.random.default_rng(seed).permutation(len(y))
-    order = shuffled[np.argsort(y[shuffled], kind="stable")]
-    place = np.empty(len(y), dtype=np.int64)
-    place[order] = np.arange(len(y)) % k
-    return place
+def linear_layer(weight: Array, bias: Array) -> nn.Linear:
+    """An nn.Linear of these arrays; it draws no random numbers, so the caller's stream stays as it was."""
+    import torch
+    from torch import nn
 
-
-def _dealt_groups(y: Array, groups: Array, k: int, *, seed: int) -> Array:
-    """Give each group, largest first, to the fold that has the least of its classes (then the fewest items)."""
-    sizes = np.bincount(groups)
-    shuffled = np.random.default_rng(seed).permutation(len(sizes))
-    order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
-    filled, total = np.zeros((k, int(y.max()) + 1)), np.bincount(y).astype(float)
-    of_group = np.zeros(len(sizes), dtype=np.int64)
-    members = np.split(np.argsort(groups, kind="stable"), np.cumsum(sizes)[:-1])
-    for group in order:
-        classes, counts = np.unique(y[members[group]], return_counts=True)
-        crowd = (filled[:, classes] * counts / total[classes]).sum(axis=1)
-        fold = int(np.lexsort((filled.sum(axis=1), crowd))[0])
-        filled[fold, classes] += counts
-        of_group[group] = fold
-    return of_group[groups]
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    state = {"weight": torch.from_numpy(weight.copy()), "bias": torch.from_numpy(bias.copy())}
+    layer.load_state_dict(state, assign=True)
+    return layer
 
 
 def temperature(logits: Array, y: Array) -> float:

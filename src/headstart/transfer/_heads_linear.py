@@ -12,6 +12,7 @@ from headstart.transfer._heads_common import (
     Array,
     Rotated,
     Scaler,
+    absent_logit,
     accuracy_and_loss,
     fold_pairs,
     rotate,
@@ -66,15 +67,10 @@ class _Problem:
         return model, present
 
     def spread(self, answers: Array, present: Array, n: int) -> Array:
-        """Answers [m, present] → logits [m, n_classes], centred; an absent class never wins (see absent_logit)."""
+        """Answers [m, present] → logits [m, n_classes], centred; an absent class never wins ."""
         logits = np.full((len(answers), self.n_classes), absent_logit(n), dtype=np.float32)
         logits[:, present] = answers - answers.mean(axis=1, keepdims=True)
         return logits
-
-
-def absent_logit(n: int) -> float:
-    """Logit of a class without training items: centred logits reach 0, so it gets less than 1 / (n + 1)."""
-    return -float(np.log(n + 1.0))
 
 
 def fit_linear(

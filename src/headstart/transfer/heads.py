@@ -1,4 +1,15 @@
-"""Heads on frozen features: linear, svm, mlp, ridge and knn. Arrays in, plain arrays and one torch module out."""
+"""Heads on frozen features: arrays in, plain arrays and one torch module out.
+
+| kind   | what it is                                              | what is chosen, by out-of-fold log loss    |
+| ------ | ------------------------------------------------------- | ------------------------------------------ |
+| linear | multinomial logistic regression                         | C (scikit-learn's meaning)                 |
+| svm    | one-vs-rest linear SVM with squared hinge               | C, on scaled features divided by sqrt(d)   |
+| ridge  | least squares on one-hot labels                         | alpha (scikit-learn's meaning)             |
+| mlp    | 256 ReLU units with dropout                             | epochs                                     |
+| knn    | nearest training items by cosine similarity             | k, the softness of votes, their smoothing  |
+
+The first three are one linear layer, scaler folded in.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +20,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.errors import SettingsError, did_you_mean
-from headstart.transfer._heads_common import Array, checked
-from headstart.transfer._heads_linear import LINEAR_KINDS, fit_linear
+from headstart.transfer._heads_common import Array, accuracy_and_loss, checked, linear_layer
+from headstart.transfer._heads_knn import fit_knn, knn_logits, knn_module
+from headstart.transfer._heads_linear import fit_linear
+from headstart.transfer._heads_mlp import fit_mlp, mlp_logits, mlp_module, train_mlp
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["KINDS", "FittedHead", "fit_head"]
+__all__ = ["FRACTIONS", "KINDS", "FittedHead", "fit_head", "learning_curve", "train_mlp"]
 
 KINDS = ("linear", "mlp", "svm", "ridge", "knn")
+
+FRACTIONS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Shares of the training items at which a learning curve is measured."""
 
 
 @dataclass(frozen=True)
 class FittedHead:
-    """A trained head: everything it needs to answer stands in `arrays`."""
+    """A trained head; all it needs to answer stands in `arrays`.
+
+    `chosen` holds the hyper-parameters (give them as `fixed` to fit again without a search), `oof` the logits
+    [n, n_classes] of every training item by a head that did not see it (None when nothing was searched), `search` a
+    row a candidate {name: value, accuracy, log_loss}, `history` a row an epoch (mlp).
+    """
 
     kind: str
     arrays: dict[str, Array]
@@ -34,27 +55,29 @@ class FittedHead:
     def logits(self, X: Array) -> Array:
         """Logits [n, n_classes] float32 of features [n, d]; their softmax is the probabilities."""
         X = np.asarray(X, dtype=np.float32)
+        if self.kind == "knn":
+            return knn_logits(self.arrays, X)
+        if self.kind == "mlp":
+            return mlp_logits(self.arrays, X)
         answers: Array = X @ self.arrays["weight"].T + self.arrays["bias"]
         return answers
 
     def module(self) -> nn.Module:
-        """The same head as a torch module."""
-        import torch
-        from torch import nn
-
-        weight, bias = (torch.from_numpy(self.arrays[name].copy()) for name in ("weight", "bias"))
-        layer = nn.Linear(weight.shape[1], weight.shape[0])
-        layer.load_state_dict({"weight": weight, "bias": bias})
-        return layer
+        """The same head as a torch module in evaluation mode: one nn.Linear where the head is linear."""
+        if self.kind == "knn":
+            return knn_module(self.arrays)
+        if self.kind == "mlp":
+            return mlp_module(self.arrays)
+        return linear_layer(self.arrays["weight"], self.arrays["bias"]).eval()
 
     def tensors(self) -> dict[str, Array]:
-        """The arrays as safetensors.numpy stores them."""
+        """The arrays, contiguous, as safetensors.numpy stores them."""
         return {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
 
     @classmethod
     def from_tensors(cls, kind: str, arrays: Mapping[str, Array]) -> FittedHead:
-        """The head that `tensors` came from."""
-        return cls(_known(kind), dict(arrays))
+        """The head that `tensors` came from: the same answers, bit for bit, without the record of the choice."""
+        return cls(_known(kind), {name: np.asarray(array) for name, array in arrays.items()})
 
 
 def _known(kind: str) -> str:
@@ -74,11 +97,69 @@ def fit_head(
     groups: Sequence[Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
 ) -> FittedHead:
-    """Fit a head of `kind` on features `X` [n, d] and labels `y` [n]."""
+    """Fit a head on features `X` [n, d] and class numbers `y` [n]; choose its hyper-parameters by cross-validation.
+
+    `folds` is the number of stratified folds (the SVM takes 10 at least, knn leaves one out); items of one group
+    stay in one fold. `fixed` gives hyper-parameters, as `FittedHead.chosen` names them, and skips the search.
+    A class without items is never predicted, and constant features have no say. Deterministic by seed.
+    Raises SettingsError for an unknown kind, DataError for features or labels that cannot be trained on.
+    """
+    _known(kind)
     X, y = checked(X, y, n_classes)
-    if _known(kind) not in LINEAR_KINDS:
-        raise SettingsError(f"the head {kind} is not there yet")
-    return FittedHead(
-        kind,
-        **fit_linear(kind, X, y, n_classes=n_classes, seed=seed, folds=folds, groups=groups, fixed=dict(fixed or {})),
-    )
+    fixed = dict(fixed or {})
+    if kind == "knn":
+        return FittedHead(kind, **fit_knn(X, y, n_classes=n_classes, groups=groups, fixed=fixed))
+    if kind == "mlp":
+        return FittedHead(
+            kind, **fit_mlp(X, y, n_classes=n_classes, seed=seed, folds=folds, groups=groups, fixed=fixed)
+        )
+    fitted = fit_linear(kind, X, y, n_classes=n_classes, seed=seed, folds=folds, groups=groups, fixed=fixed)
+    return FittedHead(kind, **fitted)
+
+
+def learning_curve(
+    kind: str,
+    X: Array,
+    y: Array,
+    *,
+    n_classes: int,
+    fixed: Mapping[str, Any],
+    X_val: Array,
+    y_val: Array,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Train on growing parts of the items (FRACTIONS), judge on the same validation items each time.
+
+    The parts are stratified and nested: every class has an item in each, and each holds all of the one before.
+    `fixed` are the hyper-parameters (`FittedHead.chosen`). Gives points {x: number of training items,
+    train_accuracy, val_accuracy, train_loss, val_loss}, the losses in nats.
+    """
+    X, y = checked(X, y, n_classes)
+    X_val, y_val = np.asarray(X_val, dtype=np.float32), np.asarray(y_val).astype(np.int64)
+    rank, size = _ranks(y, seed)
+    points: dict[int, dict[str, Any]] = {}
+    for fraction in FRACTIONS:
+        rows = np.flatnonzero(rank < np.ceil(fraction * size - 1e-9))
+        if len(rows) in points:
+            continue
+        head = fit_head(kind, X[rows], y[rows], n_classes=n_classes, seed=seed, fixed=fixed)
+        train_accuracy, train_loss = accuracy_and_loss(head.logits(X[rows]), y[rows])
+        val_accuracy, val_loss = accuracy_and_loss(head.logits(X_val), y_val)
+        points[len(rows)] = {
+            "x": len(rows),
+            "train_accuracy": train_accuracy,
+            "val_accuracy": val_accuracy,
+            "train_loss": train_loss,
+            "val_loss": val_loss,
+        }
+    return list(points.values())
+
+
+def _ranks(y: Array, seed: int) -> tuple[Array, Array]:
+    """The place of every item in a shuffled queue of its class, and the length of that queue."""
+    shuffled = np.random.default_rng(seed).permutation(len(y))
+    order = shuffled[np.argsort(y[shuffled], kind="stable")]
+    counts = np.bincount(y)
+    rank = np.empty(len(y), dtype=np.int64)
+    rank[order] = np.arange(len(y)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rank, counts[y]
