@@ -237,7 +237,7 @@ class Run:
 
 
 def plain(value: Any) -> Any:
-    """Turn records, tuples, paths and numpy scalars into what JSON knows."""
+    """Turn records, tuples, paths and numpy values into what JSON knows."""
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
@@ -246,8 +246,8 @@ def plain(value: Any) -> Any:
         return [plain(entry) for entry in value]
     if isinstance(value, Path):
         return value.as_posix()
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        return plain(value.item())
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return plain(value.tolist())
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None  # JSON has no NaN; a missing number is null
     return value

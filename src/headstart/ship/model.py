@@ -84,7 +84,7 @@ class Model:
         order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
         skipped: list[Skipped] = []
         self.net.eval()
-        with torch.inference_mode(), (reporter or Silent()).progress("Predicting", len(items)) as bar:
+        with (reporter or Silent()).progress("Predicting", len(items)) as bar:
             for batch in batches(Views(items, self.card), order, workers=0 if len(items) == 1 else None):
                 skipped += batch.skipped
                 if len(batch.index):
@@ -94,7 +94,8 @@ class Model:
 
     def _forward(self, images: Tensor) -> np.ndarray:
         inputs = augment.normalise(images.to(self.device), self.card).contiguous(memory_format=torch.channels_last)
-        rows: np.ndarray = self.net(inputs).float().cpu().numpy()
+        with torch.inference_mode():
+            rows: np.ndarray = self.net(inputs).float().cpu().numpy()
         return rows
 
     def predict(self, inputs: Any, *, reporter: Reporter | None = None) -> list[Prediction]:
@@ -260,8 +261,7 @@ def _read_record(place: Path) -> dict[str, Any]:
 
 def _check_golden(model: Model, golden: Mapping[str, Any], place: Path) -> None:
     """Refuse a model that answers otherwise than when it was saved."""
-    with torch.inference_mode():
-        now = softmax(model._forward(_golden_images(model.card, int(golden["n"]))))
+    now = softmax(model._forward(_golden_images(model.card, int(golden["n"]))))
     then = np.array(golden["probabilities"], dtype=np.float64)
     if then.shape != now.shape or not float(np.abs(now - then).max()) <= _GOLDEN_TOLERANCE:
         drift = float(np.abs(now - then).max()) if then.shape == now.shape else float("nan")
