@@ -1,0 +1,50 @@
+# make demo   install into .venv and show a whole run        make test   all tests with coverage
+# make lint   ruff and mypy                                  make docs   write docs/cli.md and docs/errors.md anew
+#
+# PYTHON    the interpreter that makes .venv (3.11 or newer)
+# PIP_ARGS  more words for pip install, for example the index of PyTorch's CPU wheels (docs/install.md)
+# TESTS     what pytest runs, for example TESTS="tests/data -x"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+TESTS ?= tests
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+COVERAGE := --cov=headstart --cov-report=term:skip-covered --cov-fail-under=90
+
+.PHONY: demo test lint docs clean help
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+
+demo: $(VENV)/.installed
+	$(BIN)/headstart demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(COVERAGE) $(TESTS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/python tools/make_docs.py
+
+clean:
+	rm -rf .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist headstart-runs
+
+# The stamps are older than pyproject.toml when its dependencies may have changed.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "Installing headstart into $(VENV) (PyTorch is large: this may take minutes)"
+	$(PIP) install $(PIP_ARGS) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing headstart and the developers' tools into $(VENV) (PyTorch is large: this may take minutes)"
+	$(PIP) install $(PIP_ARGS) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
