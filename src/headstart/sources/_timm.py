@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from headstart.errors import SourceError, did_you_mean
 from headstart.records import Card, plain
+from headstart.sources._download import unreachable
 from headstart.sources._weights import load_strictly, read_weights
 from headstart.sources.base import Library, Source, seeded
 from headstart.sources.blocks import blocks_by_children, blocks_by_pattern, blocks_by_timm
 
-__all__ = ["Recipe", "TimmLibrary", "open_folder", "open_random", "open_timm", "source_of"]
+__all__ = ["Recipe", "TimmLibrary", "open_folder", "open_random", "open_timm", "recipe_of", "source_of"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 
@@ -40,6 +41,10 @@ class Recipe:
             self.architecture, pretrained=False, pretrained_cfg=facts, num_classes=n_classes, **dict(self.model_args)
         )
         return network
+
+    def with_arguments(self, more: Mapping[str, Any]) -> Recipe:
+        """The recipe with more keyword arguments."""
+        return Recipe(self.architecture, {**self.model_args, **more}, self.facts)
 
     def sized(self, image_size: int | None) -> Recipe:
         """The recipe for square images of `image_size` pixels; position embeddings are sized to fit."""
@@ -187,7 +192,7 @@ def open_random(
 ) -> Source:
     """An untrained timm network with weights drawn from `seed`, or with those of a file."""
     recipe = recipe_of(name)
-    recipe = Recipe(recipe.architecture, dict(model_args or {}), recipe.facts).sized(image_size)
+    recipe = recipe.with_arguments(model_args or {}).sized(image_size)
     with seeded(seed):
         network = recipe.build()
     if weights is None:
@@ -240,18 +245,6 @@ def _open_repository(repository: str, *, weights: str | None, image_size: int | 
         raise unreachable(address, error, architecture="NAME") from error
     return open_folder(
         folder, weights=weights, image_size=image_size, seed=seed, address=address, origin=f"hf-hub:{repository}"
-    )
-
-
-def unreachable(address: str, error: Exception, *, architecture: str) -> SourceError:
-    """The one error for weights that are neither cached nor to be fetched: it names the ways out."""
-    reason = (str(error).strip().splitlines() or [""])[0][:120] or type(error).__name__
-    return SourceError(
-        f"the weights of {address} are not in the cache and could not be fetched ({reason.rstrip('.')})",
-        remedy=(
-            "Without a network use a local folder (config.json + model.safetensors), --weights FILE, "
-            f"random:{architecture} (untrained), or one of those that `headstart sources` lists"
-        ),
     )
 
 

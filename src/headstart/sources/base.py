@@ -168,7 +168,9 @@ class Source(nn.Module):
         Its logits are those of `weight` @ native features + `bias`; this is checked on random images, and SourceError
         is raised where the architecture cannot hold such a classifier.
         """
-        source = _copy.deepcopy(self).cpu().float()
+        like = next(self.network.parameters())
+        ready = like.device.type == "cpu" and like.dtype == torch.float32
+        source = self if ready else _copy.deepcopy(self).cpu().float()
         weight = weight.detach().cpu().float()
         bias = torch.zeros(len(weight)) if bias is None else bias.detach().cpu().float()
         if weight.ndim != 2 or weight.shape[1] != source.width("native") or bias.shape != weight.shape[:1]:
@@ -180,8 +182,7 @@ class Source(nn.Module):
         for layer in layers:
             _set_classifier(layer, weight, bias, self.address)
         model.eval()
-        source.eval()
-        with seeded(0), torch.no_grad():
+        with seeded(0), torch.no_grad(), evaluating(source):
             images = torch.randn(2, *self.card.input_size)
             wanted, got = source(images) @ weight.T + bias, model(images)
         scale = max(1.0, float(wanted.abs().max()))
