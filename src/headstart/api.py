@@ -385,7 +385,7 @@ def demo(out: str | Path, *, reporter: Reporter | None = None) -> RunResult:
     folder = Path(out)
     data = write_digits(folder / "data")
     return fit(
-        data, folder / "run", source="toy", baseline="scratch", reporter=reporter, overwrite=True, epochs=20,
+        data, folder / "run", source="toy", baseline="scratch", reporter=reporter, overwrite=True,
         crop_scale=0.7, hflip=False, strategy="frozen",
     )  # fmt: skip
 

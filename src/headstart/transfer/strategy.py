@@ -6,6 +6,7 @@ this machine. It is a prior: `headstart compare` measures.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ FULL_RATE = {"adamw": 1e-4, "sgd": 2e-3}
 SCRATCH_RATE = {"adamw": 1e-3, "sgd": 5e-2}
 WEIGHT_DECAY = {"adamw": 0.05, "sgd": 5e-4}
 HEAD_FACTOR = 10.0
+_FEWEST_STEPS = 100  # so many optimiser steps at least, where few images make short epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +156,11 @@ def _epochs(strategy: str, settings: Settings, situation: Situation, reasons: li
         return settings.epochs
     n = situation.n_train
     epochs = 15 if n < 1_000 else 10 if n < 10_000 else 5
-    if strategy == "scratch":
-        epochs *= 2
+    steps, most = _FEWEST_STEPS, 40
+    if strategy == "scratch":  # an honest baseline gets the time that random weights need
+        epochs, steps, most = 2 * epochs, 4 * _FEWEST_STEPS, 150
+    needed = math.ceil(steps / math.ceil(max(1, n) / settings.batch_size))
+    epochs = max(epochs, min(needed, most))
     start = " from random weights" if strategy == "scratch" else ""
     reasons.append(f"{epochs} epochs: {n:,} training images{start}")
     return epochs
