@@ -94,7 +94,9 @@ def _figures(fitted: float, held: float, train: Scores | None, val: Scores | Non
     """The two accuracies, with their numbers of items where known."""
     of_train = f"{train.n} " if train is not None and train.n else ""
     of_val = f"{val.n} " if val is not None and val.n else ""
-    return f"it is right on {_percent(fitted)} of the {of_train}training and {_percent(held)} of the {of_val}validation items"
+    return (
+        f"{_percent(fitted)} of the {of_train}training and {_percent(held)} of the {of_val}validation items are right"
+    )
 
 
 def _points(gap: Interval) -> str:

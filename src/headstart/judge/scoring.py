@@ -59,9 +59,9 @@ def score(y: Array, probabilities: Array, *, classes: Sequence[str]) -> Scores:
 def _checked(y: Array, probabilities: Array, n_classes: int) -> tuple[Array, Array]:
     """Integer labels and probabilities that sum to 1 by row."""
     y = np.asarray(y).astype(np.int64).ravel()
-    p = np.array(probabilities, dtype=np.float64).reshape(-1, n_classes) if n_classes else np.zeros((0, 0))
-    if len(p) != len(y) or np.asarray(probabilities).shape[-1:] != (n_classes,):
-        raise ValueError(f"probabilities of shape {np.shape(probabilities)} do not fit {len(y)} items x {n_classes}")
+    p = np.array(probabilities, dtype=np.float64)
+    if p.shape != (len(y), n_classes):
+        raise ValueError(f"probabilities of shape {p.shape} do not fit {len(y)} items x {n_classes} classes")
     if y.size and (y.min() < 0 or y.max() >= n_classes):
         raise ValueError(f"labels must lie between 0 and {n_classes - 1}, got {y.min()} to {y.max()}")
     p = np.where(np.isfinite(p).all(axis=1, keepdims=True), np.clip(p, 0.0, None), 1.0)
