@@ -42,8 +42,8 @@ ERRORS_HEAD = f"""{MARK}
 
 # Errors
 
-Everything that headstart raises on purpose is a `HeadstartError`. A `UserError` is yours to mend: its one line says what
-is wrong, where, and what to do; the command line shows that line and ends with exit code 2. In Python its parts are the
+Everything that headstart raises on purpose is a `HeadstartError`. A `UserError` is yours to mend: its one line says
+what is wrong, where, and what to do; the command line shows it and ends with exit code 2. In Python its parts are the
 attributes `what`, `where` and `remedy`. Any other exception is a bug: please report it.
 """
 
