@@ -10,24 +10,27 @@ FOLDER                       config.json + model.safetensors, a headstart model 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import SourceError, did_you_mean
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from headstart.sources.base import Source
 
-__all__ = ["known", "list_sources", "open_source"]
+__all__ = ["build_whole", "known", "list_sources", "open_source"]
 
 _TOY = Path(__file__).parent / "toy"
 
 
 def _timm(rest: str, **options: Any) -> Source:
+    from headstart.sources._folder import open_repository
     from headstart.sources._timm import open_timm
 
-    return open_timm(rest, **options)
+    return open_repository(rest, **options) if "/" in rest else open_timm(rest, **options)
 
 
 def _random(rest: str, **options: Any) -> Source:
@@ -43,13 +46,13 @@ def _torchvision(rest: str, **options: Any) -> Source:
 
 
 def _folder(rest: str, **options: Any) -> Source:
-    from headstart.sources._timm import open_folder
+    from headstart.sources._folder import open_folder
 
     return open_folder(Path(rest).expanduser(), **options)
 
 
 def _toy(rest: str, **options: Any) -> Source:
-    from headstart.sources._timm import open_folder
+    from headstart.sources._folder import open_folder
 
     if rest:
         raise SourceError(f"there is one toy network, named toy, not {rest!r}")
@@ -100,6 +103,21 @@ def _split(address: str) -> tuple[str, str]:
     near = did_you_mean(scheme, list(_OPENERS)) if colon else ""
     hint = near if near.startswith("Did") else f"Use {', '.join(schemes[:-1])} or {schemes[-1]}"
     raise SourceError(f"{address!r} is neither a folder nor the address of a source", remedy=hint)
+
+
+def build_whole(architecture: str, n_classes: int, *, model_args: Mapping[str, Any] | None = None) -> nn.Module:
+    """A network with classifier and random weights, by the names that `Source.whole_architecture` gives.
+
+    `architecture` is timm's name or "torchvision/NAME", `model_args` its keyword arguments. Raises SourceError when
+    there is no such network.
+    """
+    if architecture.startswith("torchvision/"):
+        from headstart.sources._torchvision import build_whole as build
+
+        return build(architecture.removeprefix("torchvision/"), n_classes, model_args=model_args or {})
+    from headstart.sources._timm import recipe_of
+
+    return recipe_of(architecture).with_arguments(model_args or {}).build(n_classes)
 
 
 def known(pattern: str = "") -> list[str]:

@@ -1,9 +1,8 @@
-"""Networks of timm: pretrained names, repositories of the Hugging Face Hub, local folders, random weights."""
+"""Networks of timm: by name with published or random weights, or those of a file."""
 
 from __future__ import annotations
 
 import inspect
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,9 +18,16 @@ from headstart.sources._weights import load_strictly, read_weights
 from headstart.sources.base import Library, Source, seeded
 from headstart.sources.blocks import blocks_by_children, blocks_by_pattern, blocks_by_timm
 
-__all__ = ["Recipe", "TimmLibrary", "open_folder", "open_random", "open_timm", "recipe_of", "source_of"]
-
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+__all__ = [
+    "Recipe",
+    "TimmLibrary",
+    "card_of",
+    "load_backbone",
+    "open_random",
+    "open_timm",
+    "recipe_of",
+    "source_of",
+]
 
 
 @dataclass(frozen=True)
@@ -126,12 +132,12 @@ def source_of(recipe: Recipe, network: nn.Module, *, address: str, origin: str) 
         network,
         TimmLibrary(recipe, network),
         address=address,
-        card=_card(recipe, origin),
+        card=card_of(recipe, origin),
         blocks=_blocks(network),
     )
 
 
-def _card(recipe: Recipe, origin: str) -> Card:
+def card_of(recipe: Recipe, origin: str) -> Card:
     """The card that the recipe's facts give."""
     facts, default = recipe.facts, Card(recipe.architecture)
     channels, height, width = facts.get("input_size") or default.input_size
@@ -197,15 +203,12 @@ def open_random(
         network = recipe.build()
     if weights is None:
         return source_of(recipe, network, address=f"random:{name}", origin=f"random weights, seed {seed}")
-    _load(network, recipe, read_weights(weights), where=weights)
+    load_backbone(network, recipe, read_weights(weights), where=weights)
     return source_of(recipe, network, address=f"timm:{name}", origin=Path(weights).name)
 
 
 def open_timm(name: str, *, weights: str | None, image_size: int | None, seed: int) -> Source:
-    """`timm:NAME[.tag]` with its published weights, `timm:hf-hub:OWNER/NAME` from the Hugging Face Hub."""
-    if name.startswith(("hf-hub:", "hf_hub:")) or "/" in name:
-        repository = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
-        return _open_repository(repository, weights=weights, image_size=image_size, seed=seed)
+    """`timm:NAME[.tag]` with its published weights or those of a file."""
     if weights is not None:
         return open_random(name, weights=weights, image_size=image_size, seed=seed)
     recipe = recipe_of(name).sized(image_size)
@@ -224,97 +227,7 @@ def open_timm(name: str, *, weights: str | None, image_size: int | None, seed: i
     return source_of(recipe, network, address=f"timm:{name}", origin=f"hf-hub:{hub}" if hub else recipe.facts["url"])
 
 
-def _open_repository(repository: str, *, weights: str | None, image_size: int | None, seed: int) -> Source:
-    """A repository of the Hub in the timm convention: fetched into the Hub's own cache, then opened as a folder."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    address = f"timm:hf-hub:{repository}"
-    name, _, revision = repository.partition("@")
-    try:
-        folder = Path(hf_hub_download(name, "config.json", revision=revision or None)).parent
-        for file in _WEIGHTS if weights is None else ():
-            try:
-                hf_hub_download(name, file, revision=revision or None)
-                break
-            except LocalEntryNotFoundError:
-                raise
-            except EntryNotFoundError:
-                continue
-    except Exception as error:
-        raise unreachable(address, error, architecture="NAME") from error
-    return open_folder(
-        folder, weights=weights, image_size=image_size, seed=seed, address=address, origin=f"hf-hub:{repository}"
-    )
-
-
-def open_folder(
-    folder: Path,
-    *,
-    weights: str | None = None,
-    image_size: int | None = None,
-    seed: int = 0,
-    address: str | None = None,
-    origin: str | None = None,
-) -> Source:
-    """A local folder in the timm / Hugging Face convention (config.json + model.safetensors), a headstart model too."""
-    recipe = _recipe_of_folder(folder).sized(image_size)
-    path = Path(weights) if weights is not None else next((p for n in _WEIGHTS if (p := folder / n).is_file()), None)
-    if path is None:
-        raise SourceError("the folder holds no weights", where=folder, remedy="It needs a model.safetensors file")
-    try:
-        with seeded(seed):
-            network = recipe.build()
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise SourceError(
-            f"{recipe.architecture} cannot be built with the arguments in config.json: {reason}", where=folder
-        ) from error
-    _load(network, recipe, read_weights(path), where=path)
-    return source_of(recipe, network, address=address or str(folder), origin=origin or folder.resolve().name)
-
-
-def _recipe_of_folder(folder: Path) -> Recipe:
-    """The recipe in a folder's config.json, in timm's new or old form."""
-    import timm
-
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise TypeError("not an object")
-        nested = config.get("pretrained_cfg")
-        facts = dict(config if nested is None else nested)
-        architecture = str(config.get("architecture") or facts.get("architecture") or "")
-        args = dict(config.get("model_args") or {})
-    except (OSError, ValueError, TypeError) as error:
-        raise SourceError(f"config.json cannot be read: {error}", where=file) from error
-    if not architecture:
-        raise SourceError("config.json names no timm architecture", where=file, remedy='It needs an "architecture" key')
-    if not timm.is_model(architecture):
-        raise SourceError(
-            f"timm has no network named {architecture!r}",
-            where=file,
-            remedy=did_you_mean(architecture, timm.list_models()),
-        )
-    for key in ("num_classes", "pretrained", "pretrained_cfg", "checkpoint_path"):
-        args.pop(key, None)
-    labels = config.get("label_names") or facts.get("label_names") or facts.get("labels")
-    known = timm.models.PretrainedCfg.__dataclass_fields__
-    facts = {
-        k: v for k, v in facts.items() if k in known and k not in ("file", "state_dict", "url", "hf_hub_id", "source")
-    }
-    if labels:
-        facts["label_names"] = list(labels.values() if isinstance(labels, dict) else labels)
-    channels = int(args.get("in_chans") or (facts.get("input_size") or (3,))[0])
-    facts["input_size"] = (channels, *(facts.get("input_size") or (3, 224, 224))[1:])
-    if isinstance(args.get("img_size"), (int, list, tuple)):
-        size = args["img_size"]
-        facts["input_size"] = (channels, *((size, size) if isinstance(size, int) else size))
-    return Recipe(architecture, args, facts)
-
-
-def _load(network: nn.Module, recipe: Recipe, state: dict[str, Tensor], *, where: object) -> None:
+def load_backbone(network: nn.Module, recipe: Recipe, state: dict[str, Tensor], *, where: object) -> None:
     """Load a file's weights: as they are where the names fit, else through timm's own translation of older formats."""
     names = [recipe.facts.get("classifier") or ()]
     classifier = {str(name) for group in names for name in ([group] if isinstance(group, str) else group)}

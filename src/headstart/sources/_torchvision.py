@@ -55,7 +55,7 @@ class TorchvisionLibrary(Library):
         self.name, self.family = name, _family(name)
         self.input_size = card.input_size
         self.prefix_tokens = self.family.prefix_tokens
-        self.arguments = dict(self.family.arguments)
+        self.arguments: dict[str, Any] = {}
         if self.family.pattern == "vit_":
             self.arguments["image_size"] = card.input_size[1]
         self._tried: tuple[Recipe | None] | None = None
@@ -70,17 +70,8 @@ class TorchvisionLibrary(Library):
 
     def build(self) -> nn.Module:
         """The architecture with random weights and an Identity for its last layer."""
-        network = self.with_classes(1)
+        network = build_whole(self.name, 1, model_args=self.arguments)
         network.set_submodule(self.family.classifier, nn.Identity())
-        return network
-
-    def with_classes(self, n_classes: int) -> nn.Module:
-        """torchvision's network with `n_classes` outputs and random weights."""
-        import torchvision
-
-        network: nn.Module = torchvision.models.get_model(
-            self.name, weights=None, num_classes=n_classes, **self.arguments
-        )
         return network
 
     def whole(self, network: nn.Module, n_classes: int) -> tuple[nn.Module, tuple[nn.Module, ...]]:
@@ -89,7 +80,7 @@ class TorchvisionLibrary(Library):
             twin = _twin(recipe, network)
             assert twin is not None  # _recipe has built one before
             return TimmLibrary(recipe, twin).whole(twin, n_classes)
-        model = self.with_classes(n_classes)
+        model = build_whole(self.name, n_classes, model_args=self.arguments)
         last = model.get_submodule(self.family.classifier)
         kept = {f"{self.family.classifier}.{name}": value for name, value in last.state_dict().items()}
         load_strictly(model, {**network.state_dict(), **kept}, where=self.name)
@@ -99,7 +90,7 @@ class TorchvisionLibrary(Library):
         """timm's name and arguments where timm has the same network, else "torchvision/NAME"."""
         recipe = self._recipe(network)
         if recipe is None:
-            return f"torchvision/{self.name}", {}
+            return f"torchvision/{self.name}", dict(self.arguments)
         return recipe.architecture, plain(recipe.model_args)
 
     def _recipe(self, network: nn.Module) -> Recipe | None:
@@ -220,9 +211,13 @@ def open_architecture(name: str, path: Path, *, card: Card, address: str, seed: 
     return Source(network, library, address=address, card=card, blocks=_blocks(network, library.family))
 
 
-def build_whole(name: str, n_classes: int, *, input_size: tuple[int, int, int] = (3, 224, 224)) -> nn.Module:
+def build_whole(name: str, n_classes: int, *, model_args: Mapping[str, Any]) -> nn.Module:
     """torchvision's own network with `n_classes` outputs and random weights."""
-    return TorchvisionLibrary(name, Card(f"torchvision/{name}", input_size=input_size)).with_classes(n_classes)
+    import torchvision
+
+    arguments = {**dict(_family(name).arguments), **model_args}
+    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=n_classes, **arguments)
+    return network
 
 
 def _published(name: str, tag: str) -> Any:

@@ -1,0 +1,116 @@
+"""Folders in the timm / Hugging Face convention: local ones, headstart's models, repositories of the Hub."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from headstart.errors import SourceError, did_you_mean
+from headstart.sources._download import unreachable
+from headstart.sources._timm import Recipe, card_of, load_backbone, source_of
+from headstart.sources._weights import read_weights
+from headstart.sources.base import Source, seeded
+
+__all__ = ["open_folder", "open_repository", "read_config"]
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+_TORCHVISION = "torchvision/"
+
+
+def open_folder(
+    folder: Path,
+    *,
+    weights: str | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+    address: str | None = None,
+    origin: str | None = None,
+) -> Source:
+    """A local folder in the timm / Hugging Face convention (config.json + model.safetensors), a headstart model too."""
+    recipe = read_config(folder)
+    found = (file for name in _WEIGHTS if (file := folder / name).is_file())
+    path = Path(weights) if weights is not None else next(found, None)
+    if path is None:
+        raise SourceError("the folder holds no weights", where=folder, remedy="It needs a model.safetensors file")
+    address, origin = address or str(folder), origin or folder.resolve().name
+    recipe = recipe.sized(image_size)
+    if recipe.architecture.startswith(_TORCHVISION):
+        from headstart.sources._torchvision import open_architecture
+
+        name = recipe.architecture.removeprefix(_TORCHVISION)
+        return open_architecture(name, path, card=card_of(recipe, origin), address=address, seed=seed)
+    try:
+        with seeded(seed):
+            network = recipe.build()
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise SourceError(
+            f"{recipe.architecture} cannot be built with the arguments in config.json: {reason}", where=folder
+        ) from error
+    load_backbone(network, recipe, read_weights(path), where=path)
+    return source_of(recipe, network, address=address, origin=origin)
+
+
+def open_repository(repository: str, *, weights: str | None, image_size: int | None, seed: int) -> Source:
+    """A repository of the Hub in the timm convention: fetched into the Hub's own cache, then opened as a folder."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    repository = repository.removeprefix("hf-hub:").removeprefix("hf_hub:")
+    address = f"timm:hf-hub:{repository}"
+    name, _, revision = repository.partition("@")
+    try:
+        folder = Path(hf_hub_download(name, "config.json", revision=revision or None)).parent
+        for file in _WEIGHTS if weights is None else ():
+            try:
+                hf_hub_download(name, file, revision=revision or None)
+                break
+            except LocalEntryNotFoundError:
+                raise
+            except EntryNotFoundError:
+                continue
+    except Exception as error:
+        raise unreachable(address, error, architecture="NAME") from error
+    return open_folder(
+        folder, weights=weights, image_size=image_size, seed=seed, address=address, origin=f"hf-hub:{repository}"
+    )
+
+
+def read_config(folder: Path) -> Recipe:
+    """The recipe in a folder's config.json, in timm's new or old form."""
+    import timm
+
+    file = folder / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("not an object")
+        nested = config.get("pretrained_cfg")
+        facts = dict(config if nested is None else nested)
+        architecture = str(config.get("architecture") or facts.get("architecture") or "")
+        args = dict(config.get("model_args") or {})
+    except (OSError, ValueError, TypeError) as error:
+        raise SourceError(f"config.json cannot be read: {error}", where=file) from error
+    if not architecture:
+        raise SourceError("config.json names no timm architecture", where=file, remedy='It needs an "architecture" key')
+    if not architecture.startswith(_TORCHVISION) and not timm.is_model(architecture):
+        raise SourceError(
+            f"timm has no network named {architecture!r}",
+            where=file,
+            remedy=did_you_mean(architecture, timm.list_models()),
+        )
+    for key in ("num_classes", "pretrained", "pretrained_cfg", "checkpoint_path"):
+        args.pop(key, None)
+    labels = config.get("label_names") or facts.get("label_names") or facts.get("labels")
+    known = timm.models.PretrainedCfg.__dataclass_fields__
+    facts = {
+        k: v for k, v in facts.items() if k in known and k not in ("file", "state_dict", "url", "hf_hub_id", "source")
+    }
+    if labels:
+        facts["label_names"] = list(labels.values() if isinstance(labels, dict) else labels)
+    channels = int(args.get("in_chans") or (facts.get("input_size") or (3,))[0])
+    facts["input_size"] = (channels, *(facts.get("input_size") or (3, 224, 224))[1:])
+    if isinstance(args.get("img_size"), (int, list, tuple)):
+        size = args["img_size"]
+        facts["input_size"] = (channels, *((size, size) if isinstance(size, int) else size))
+    return Recipe(architecture, args, facts)
