@@ -26,32 +26,32 @@ __all__ = ["build_whole", "known", "list_sources", "open_source"]
 _TOY = Path(__file__).parent / "toy"
 
 
-def _timm(rest: str, **options: Any) -> Source:
+def _open_timm(rest: str, **options: Any) -> Source:
     from headstart.sources._folder import open_repository
     from headstart.sources._timm import open_timm
 
     return open_repository(rest, **options) if "/" in rest else open_timm(rest, **options)
 
 
-def _random(rest: str, **options: Any) -> Source:
+def _open_random(rest: str, **options: Any) -> Source:
     from headstart.sources._timm import open_random
 
     return open_random(rest, **options)
 
 
-def _torchvision(rest: str, **options: Any) -> Source:
+def _open_torchvision(rest: str, **options: Any) -> Source:
     from headstart.sources._torchvision import open_torchvision
 
     return open_torchvision(rest, **options)
 
 
-def _folder(rest: str, **options: Any) -> Source:
+def _open_folder(rest: str, **options: Any) -> Source:
     from headstart.sources._folder import open_folder
 
     return open_folder(Path(rest).expanduser(), **options)
 
 
-def _toy(rest: str, **options: Any) -> Source:
+def _open_toy(rest: str, **options: Any) -> Source:
     from headstart.sources._folder import open_folder
 
     if rest:
@@ -60,11 +60,11 @@ def _toy(rest: str, **options: Any) -> Source:
 
 
 _OPENERS: dict[str, Callable[..., Source]] = {
-    "timm": _timm,
-    "torchvision": _torchvision,
-    "random": _random,
-    "toy": _toy,
-    "folder": _folder,
+    "timm": _open_timm,
+    "torchvision": _open_torchvision,
+    "random": _open_random,
+    "toy": _open_toy,
+    "folder": _open_folder,
 }
 
 
