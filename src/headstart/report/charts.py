@@ -99,7 +99,8 @@ def race_plot(rows: Sequence[Mapping[str, Any]]) -> str:
         marks = tuple(
             mark for name, style in (("val", "hollow"), ("test", "filled")) if (mark := _mark(row.get(name), style))
         )
-        words = score(number(row, "test", "accuracy") or number(row, "val", "accuracy"))
+        test = number(row, "test", "accuracy")
+        words = score(number(row, "val", "accuracy") if test is None else test)
         plotted.append(Row(" · ".join(filter(None, (text(row, "strategy"), text(row, "head")))), marks, words))
     desc = "; ".join(f"{row.label}: {row.text}" for row in plotted if row.marks)
     return interval_plot(plotted, title="Accuracy of each strategy with 95 % intervals", desc=desc, key="race")

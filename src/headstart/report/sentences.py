@@ -127,7 +127,8 @@ def _doubts(run: Mapping[str, Any], head: Headline) -> list[str]:
         )
     if text(run, "diagnosis", "verdict") == "overfits":
         found.append("The model knows its training images better than new ones (it overfits; see the learning curves).")
-    thin = [name for name, row in table(run, "scores", "test", "per_class").items() if (number(row, "n") or 99) < 10]
+    sizes = {name: number(row, "n") for name, row in table(run, "scores", "test", "per_class").items()}
+    thin = [name for name, n in sizes.items() if n is not None and n < 10]
     if thin:
         found.append(f"Fewer than ten test images of {listed(thin)}: the figures of single classes are rough.")
     error = number(run, "scores", "test", "calibration_error")
@@ -162,7 +163,7 @@ def data_words(run: Mapping[str, Any]) -> str:
         return f"{plural(len(classes), 'class', 'classes')}." if classes else "The record says nothing about the data."
     words = {"train": "for training", "val": "for choosing", "test": "sealed for the final score"}
     split = listed(
-        [f"{count(n)} {words.get(name, f'in {name or chr(8220) + chr(8221)}')}" for name, n in sizes.items() if n]
+        [f"{count(n)} {words.get(name, f'in {name}' if name else 'not yet split')}" for name, n in sizes.items() if n]
     )
     kinds = f" of {plural(len(classes), 'class', 'classes')}" if classes else ""
     sentence = f"{plural(total, 'image')}{kinds}: {split}."

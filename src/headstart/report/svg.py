@@ -75,6 +75,8 @@ def nice_ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -
     """Round numbers that cover [low, high]: at most `most` steps of 1, 2, 2.5 or 5 times a power of ten."""
     if high < low:
         low, high = high, low
+    if max(abs(low), abs(high)) > 1e300:  # rounding further out would overflow
+        return [low, high]
     if high == low:
         low, high = (low - 1, high + 1) if whole or low == 0 else (low - abs(low) / 2, high + abs(high) / 2)
     span = high - low
@@ -87,14 +89,14 @@ def nice_ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -
             continue
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         if last - first <= most:
-            return [round(index * step, 12) for index in range(first, last + 1)]
+            return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
     return [low, high]
 
 
 def fit(text: object, width: float, size: float = 13) -> str:
     """The text, cut with an ellipsis where it would be wider than `width` units in type of `size` units."""
     text = clean(text)
-    widths = [size * (1.0 if unicodedata.east_asian_width(sign) in "WF" else 0.56) for sign in text]
+    widths = [size * (1.0 if unicodedata.east_asian_width(sign) in "WF" else 0.58) for sign in text]
     if sum(widths) <= width:
         return text
     used, kept = size * 0.8, 0
@@ -169,8 +171,9 @@ def bar_chart(
     if len(parts) > 1:
         x = 0.0
         for index, name in enumerate(parts):
-            body.append(_rect(x, y + 4, 12, 11, index, key) + _text(x + 17, y + 14, name, "muted", "start"))
-            x += 17 + 7.6 * len(name) + 14
+            shown = fit(name, (WIDTH - x) / (len(parts) - index) - 31)
+            body.append(_rect(x, y + 4, 12, 11, index, key) + _text(x + 17, y + 14, shown, "muted", "start"))
+            x += 17 + 7.6 * len(shown) + 14
         y += 26
     for bar in bars:
         full = html.escape(clean(bar.label))
@@ -187,8 +190,8 @@ def bar_chart(
     return _figure("".join(body), height=y + 2, title=title, desc=desc, key=key)
 
 
-def interval_plot(rows: Sequence[Row], *, title: str, desc: str, key: str, ceiling: float | None = 1.0) -> str:
-    """Values with their intervals on one axis, one row each; the axis ends at `ceiling` where it would pass it.
+def interval_plot(rows: Sequence[Row], *, title: str, desc: str, key: str) -> str:
+    """Values with their intervals on one axis, one row each.
 
     Returns "" when there are no rows.
     """
@@ -197,14 +200,10 @@ def interval_plot(rows: Sequence[Row], *, title: str, desc: str, key: str, ceili
         return ""
     values = [v for row in rows for m in row.marks for v in (m.value, m.low, m.high) if v is not None]
     ticks = nice_ticks(min(values), max(values), most=6)
-    low, high = ticks[0], ticks[-1]
-    if ceiling is not None and max(values) <= ceiling < high:
-        high = ceiling
-        ticks = [tick for tick in ticks if tick < ceiling] + [ceiling]
     left, right = 12.0, WIDTH - 16.0
 
     def across(value: float) -> float:
-        return left + (right - left) * _share(value, low, high)
+        return left + (right - left) * _share(value, ticks[0], ticks[-1])
 
     y, body = 0.0, []
     for row in rows:
