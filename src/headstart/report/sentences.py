@@ -114,11 +114,13 @@ def _doubts(run: Mapping[str, Any], head: Headline) -> list[str]:
     leaks, clashes = len(entries(run, "data", "leaks")), len(entries(run, "data", "contradictions"))
     if leaks:
         found.append(
-            f"{plural(leaks, 'group')} of identical pictures stand in more than one split, so scores may be too high."
+            f"{plural(leaks, 'group')} of identical pictures "
+            f"{'stands' if leaks == 1 else 'stand'} in more than one split, so scores may be too high."
         )
     if clashes:
         found.append(
-            f"{plural(clashes, 'group')} of identical pictures carry different labels; at least one of each is wrong."
+            f"{plural(clashes, 'group')} of identical pictures "
+            f"{'carries' if clashes == 1 else 'carry'} different labels; at least one of each is wrong."
         )
     if head.bounds and head.bounds[1] - head.bounds[0] > 0.15:
         found.append(

@@ -249,10 +249,13 @@ def _confusion(run: Mapping[str, Any]) -> dict[str, Any]:
     ]
     pairs.sort(key=lambda pair: (-pair[2], pair[0], pair[1]))
     small = len(matrix) <= MOST_NUMBERS
-    rows = []
+    rows = []  # mistakes are shaded by the root of their share, or the rare ones could not be seen
     for i, row in enumerate(matrix if small else []):
         total = sum(row) or 1
-        cells = [{"n": count(v) if v else "·", "right": i == j, "heat": f"{v / total:.2f}"} for j, v in enumerate(row)]
+        cells = [
+            {"n": count(v) if v else "·", "right": i == j, "heat": f"{(v / total) ** (1 if i == j else 0.5):.2f}"}
+            for j, v in enumerate(row)
+        ]
         rows.append((names[i], cells))
     wrong, total = sum(pair[2] for pair in pairs), sum(map(sum, matrix))
     words = f"{plural(wrong, 'mistake')} in {plural(total, 'image')}." if matrix else ""
