@@ -226,6 +226,14 @@ def test_a_confusion_matrix_shows_its_numbers_for_few_classes() -> None:
     assert re.search(r"ants 61 9 bees 7 76", found.text)
 
 
+def test_impossible_counts_in_a_confusion_matrix_are_taken_as_none() -> None:
+    run = full()
+    run["scores"]["test"]["confusion"] = [[-3, 0], [7, 76]]
+    assert "7 mistakes in 83 images" in page(run).text
+    run["scores"]["test"]["confusion"] = [[0, 0], [0, 0]]
+    assert "0 mistakes in 0 images." in page(run).text
+
+
 def test_a_broken_freeze_is_shouted() -> None:
     run = full()
     run["frozen"].update(sha256_after="cd34" * 16, unchanged=False)

@@ -119,7 +119,7 @@ def confusion_matrix(run: Mapping[str, Any]) -> list[list[float]]:
     for name in ("test", "val"):
         rows = [[number(cell) for cell in entries(row)] for row in entries(run, "scores", name, "confusion")]
         if rows and all(len(row) == len(rows) and None not in row for row in rows):
-            return [[cell or 0.0 for cell in row] for row in rows]
+            return [[max(cell or 0.0, 0.0) for cell in row] for row in rows]
     return []
 
 
