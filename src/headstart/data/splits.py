@@ -152,10 +152,14 @@ def tied(items: Sequence[Item], hashes: Mapping[str, str]) -> list[str]:
 
 
 def _dealt(units: Iterable[_Unit], salt: str) -> list[_Unit]:
-    """The large units first, those of equal size in the order of their hashes."""
+    """The large units first, those of equal size class by class, in the order of their hashes."""
 
-    def drawn(unit: _Unit) -> tuple[int, bytes]:
-        return -len(unit.names), hashlib.sha256(f"{salt}\0{unit.key}".encode("utf-8", "surrogatepass")).digest()
+    def drawn(unit: _Unit) -> tuple[int, int, bytes]:
+        return (
+            -len(unit.names),
+            unit.counts[0][0],
+            hashlib.sha256(f"{salt}\0{unit.key}".encode("utf-8", "surrogatepass")).digest(),
+        )
 
     return sorted(units, key=drawn)
 

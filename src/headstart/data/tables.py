@@ -108,7 +108,7 @@ def _csv_rows(text: str, path: Path, suffix: str) -> Iterator[tuple[int, Mapping
                 raise DataError(f"line {reader.line_num} has more cells than the header", where=path)
             yield reader.line_num, {str(key).strip(): value for key, value in row.items()}
     except csv.Error as error:
-        raise DataError(f"line {reader.line_num}: {error}", where=path, remedy="Mend that line") from error
+        raise DataError(f"line {reader.reader.line_num}: {error}", where=path, remedy="Mend that line") from error
 
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
