@@ -104,6 +104,18 @@ def turned(orientation: int) -> Image.Image:
     return image if back is None else image.transpose(back)
 
 
+def tiff12() -> bytes:
+    """A TIFF of 12 packed bits a pixel, as scanners and microscopes write it: a ramp of 256 x 4."""
+    row = np.linspace(0, 4095, 256).astype(int)
+    packed = bytes(
+        b for x, y in zip(row[::2], row[1::2], strict=True) for b in (x >> 4, (x & 15) << 4 | y >> 8, y & 255)
+    )
+    data = packed * 4
+    tags = [(256, 256), (257, 4), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4), (279, len(data))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+
+
 def ramp_checks(pixels: np.ndarray) -> bool:
     """Black to white from left to right, in many steps and not clipped."""
     row = pixels[0, :, 0].astype(int)
@@ -130,6 +142,14 @@ def _readable(add: Callable[..., None]) -> None:
         add(
             f"exif{orientation}.jpg",
             encoded(turned(orientation), "JPEG", exif=exif(orientation), quality=95),
+            check=is_scene,
+        )
+        turned_exif = {"exif": exif(orientation)}
+        add(f"exif{orientation}.tif", encoded(turned(orientation), "TIFF", **turned_exif), check=is_scene)
+        add(f"exif{orientation}-lzw.tif", _lzw(orientation), check=is_scene)
+        add(
+            f"exif{orientation}.webp",
+            encoded(turned(orientation), "WEBP", lossless=True, **turned_exif),
             check=is_scene,
         )
         add(f"exif{orientation}.png", encoded(turned(orientation), "PNG", exif=exif(orientation)), check=is_scene)
@@ -162,6 +182,10 @@ def _readable(add: Callable[..., None]) -> None:
     add("trailing.jpg", encoded(picture, "JPEG", quality=95) + b"<script>" * 100, check=is_scene)
     add("tiny.png", encoded(picture.resize((1, 1))), check=lambda p: p.shape == (1, 1, 3))
     add("long.png", encoded(picture.resize((4000, 1))), check=lambda p: p.shape == (1, 4000, 3))
+
+
+def _lzw(orientation: int) -> bytes:
+    return encoded(turned(orientation), "TIFF", exif=exif(orientation), compression="tiff_lzw")
 
 
 def _lab(picture: Image.Image) -> Image.Image:
@@ -222,6 +246,7 @@ def _deep(add: Callable[..., None]) -> None:
         encoded(Image.fromarray(np.full((9, 9), np.nan, np.float32)), "TIFF"),
         "damaged (no finite value)",
     )
+    add("bits12.tif", tiff12(), check=ramp_checks)
     rows = b"".join(b"\0" + np.repeat(line, 3).astype(">u2").tobytes() for line in ramp)
     add("deep-rgb.png", png(256, 16, rows=rows, depth=16), check=ramp_checks)
     middle = np.full((8, 8), 30000, np.uint16)

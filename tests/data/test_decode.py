@@ -58,7 +58,7 @@ def test_every_odd_file_has_its_expected_outcome(odd: tuple[Path, list[odd_files
             if not fine:
                 wrong.append((ascii(entry.name), entry.reason, got if isinstance(got, str) else got.shape))
     assert wrong == []
-    assert len(files) > 80
+    assert len(files) > 100
     assert helpers.folder_hash(folder) == before
 
 
@@ -185,6 +185,17 @@ def test_a_draft_keeps_both_sides_at_least_twice_what_is_wanted(width: int, heig
     assert (tall, wide) == (width, height) or min(tall, wide) >= 2 * draft
     if min(width, height) >= 16 * draft:
         assert (tall, wide) == (-(-width // 8), -(-height // 8))
+
+
+def test_the_size_that_is_told_is_that_of_the_pixels(odd: tuple[Path, list[odd_files.Odd]]) -> None:
+    folder, files = odd
+    readable = [entry for entry in files if not entry.reason]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for entry in readable:
+            seen = decode.examine((folder / entry.name).read_bytes(), entry.name)
+            assert seen.pixels.shape == (seen.height, seen.width, 3), ascii(entry.name)
+    assert len(readable) > 60
 
 
 def test_a_draft_shows_the_same_picture(odd: tuple[Path, list[odd_files.Odd]]) -> None:

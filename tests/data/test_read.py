@@ -494,8 +494,8 @@ def test_find_images_in_files_and_folders(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "odd.dat").write_bytes(helpers.picture())
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     monkeypatch.chdir(tmp_path)
-    items = find_images(["odd.dat", "in", "./in/deep/000.jpg", Path("gone.jpg")])
-    assert [item.name for item in items] == ["odd.dat", "in/deep/000.jpg", "in/deep/001.jpg", "gone.jpg"]
+    items = find_images(["./odd.dat", "in", "./in/deep/000.jpg", Path("gone.jpg")])
+    assert [item.name for item in items] == ["./odd.dat", "in/deep/000.jpg", "in/deep/001.jpg", "gone.jpg"]
     assert all(item.label is None and item.split == "" for item in items)
     assert decode.load(items[0]).shape == (16, 24, 3)
     assert [item.name for item in find_images("in")] == ["in/deep/000.jpg", "in/deep/001.jpg"]

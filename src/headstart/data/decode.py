@@ -240,7 +240,7 @@ def from_memory(value: Any, name: str) -> Decoded:
     if array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
     if array.shape[2] == 4:
-        array = np.asarray(_over_background(Image.fromarray(np.ascontiguousarray(array), "RGBA")))
+        array = np.asarray(_over_background(Image.fromarray(np.ascontiguousarray(array))))
     height, width = array.shape[:2]
     return Decoded(np.ascontiguousarray(array), "array", "memory", width, height)
 

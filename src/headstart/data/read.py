@@ -7,6 +7,7 @@ Classes are sorted by code point and matched by name over all splits. Nothing is
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -67,21 +68,20 @@ def find_images(paths: Iterable[str | Path] | str | Path) -> list[Item]:
     Names are as the user gave them, with forward slashes. Raises DataError when a path is missing or nothing is found.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
-    items: dict[str, Item] = {}
+    items: dict[Path, Item] = {}
     for entry in given:
         path = Path(entry)
         if path.is_dir():
-            walked = walk(path)
-            names = [(path / relative).as_posix() for relative in walked.files if _is_picture(relative)]
-            found = [(name, Path(name)) for name in names]
+            places = [path / relative for relative in walk(path).files if _is_picture(relative)]
+            found = [(place.as_posix(), place) for place in places]
         elif path.exists() or path.is_symlink():
-            found = [(path.as_posix(), path)]
+            found = [(str(entry).replace(os.sep, "/"), path)]
         else:
             raise _missing(path)
         for name, place in found:
-            items.setdefault(name, Item(name, FileOrigin(place)))
+            items.setdefault(place, Item(name, FileOrigin(place)))
     if not items:
-        raise DataError("no pictures found", where=", ".join(str(entry) for entry in given))
+        raise DataError("no pictures found", where=", ".join(str(entry) for entry in given) or None)
     return list(items.values())
 
 

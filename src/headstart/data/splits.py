@@ -192,17 +192,15 @@ def _carve(
 
 def _reach_every_class(units: Sequence[_Unit], taken: list[_Unit], total: Counter[int], out: Counter[int]) -> None:
     """Take the smallest possible unit of a class that got nothing since all of its units are large."""
-    for label in sorted(total):
-        if out[label]:
-            continue
-        possible = [
-            unit
-            for unit in units
-            if label in dict(unit.counts)
-            and unit not in taken
-            and all(total[c] - out[c] - n >= 1 for c, n in unit.counts)
-        ]
-        if possible:
+    wanting = {label for label, n in total.items() if n > 1 and not out[label]}
+    of_class: dict[int, list[_Unit]] = {label: [] for label in sorted(wanting)}
+    for unit in units:  # none of them is taken: a taken unit would have given its classes something
+        for label, _ in unit.counts:
+            if label in wanting:
+                of_class[label].append(unit)
+    for label, candidates in of_class.items():
+        possible = [unit for unit in candidates if all(total[c] - out[c] - n >= 1 for c, n in unit.counts)]
+        if possible and not out[label]:
             unit = min(possible, key=lambda unit: (len(unit.names), unit.key))
             taken.append(unit)
             out.update(dict(unit.counts))
