@@ -151,8 +151,7 @@ def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, se
     `sealed` data are a Dataset whose maker has split it.
     """
     device = pick_device(settings.device)
-    threads = settings.threads or max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(settings.threads or _threads())
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     dataset = load_data(data)
@@ -172,6 +171,19 @@ def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, se
     for note in dataset.notes:
         reporter.say(note)
     return Bench(settings, dataset, facts, source, reporter, stop, device, seconds)
+
+
+def _threads() -> int:
+    """Compute threads: what OMP_NUM_THREADS says, else the cores that this process may use, shared by its siblings."""
+    siblings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if siblings == 1 and named.isdecimal() and int(named) > 0:  # torchrun sets it to 1 by itself
+        return int(named)
+    return max(1, _cores() // siblings)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
 def make_plan(bench: Bench, settings: Settings) -> Plan:
