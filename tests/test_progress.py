@@ -37,7 +37,6 @@ def use(reporter: Reporter, clock: Clock, name: str = "reading") -> None:
         for _ in range(100):
             clock.now += 0.25
             work.advance()
-        work.update(loss=0.12345)
     reporter.epoch({"epoch": 3, "epochs": 10, "val_accuracy": 0.5, "train_loss": 1.23456, "curve": [1, 2], "lr": None})
 
 
@@ -57,10 +56,34 @@ def test_plain_writes_a_line_every_five_seconds_and_one_at_the_end() -> None:
         "reading: 40/100 images, 4.0 images/s, 15 s left",
         "reading: 60/100 images, 4.0 images/s, 10 s left",
         "reading: 80/100 images, 4.0 images/s, 5.0 s left",
-        "reading: 100 images in 25 s, 4.0 images/s, loss 0.1235",
+        "reading: 100 images in 25 s, 4.0 images/s",
         "reading: done in 25 s",
         "epoch 3/10  val accuracy 50.0%  train loss 1.235",
     ]
+
+
+@pytest.mark.parametrize("make", [lambda s, c: Plain(s, clock=c), lambda s, c: RichConsole(rich_console(s), clock=c)])
+def test_a_training_loop_shows_its_loss_and_is_ended_by_its_epoch_line(make: Any) -> None:
+    clock, stream = Clock(), io.StringIO()
+    reporter = make(stream, clock)
+    with reporter.progress("Epoch 1/2", 40) as work:
+        clock.now += 6
+        work.update(loss=0.12345)
+        work.advance(20)
+        if isinstance(reporter, RichConsole):
+            reporter._bars.refresh()
+        work.advance(20)
+    assert "loss 0.1235" in stream.getvalue()
+    assert "40 images in" not in stream.getvalue()
+
+
+def test_plain_shows_an_epoch_every_five_seconds_and_the_last_one() -> None:
+    clock, stream = Clock(), io.StringIO()
+    reporter = Plain(stream, clock=clock)
+    for epoch in range(1, 13):
+        reporter.epoch({"epoch": epoch, "epochs": 12})
+        clock.now += 1
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/12", "6/12", "11/12", "12/12"]
 
 
 def test_plain_writes_no_end_line_for_work_that_failed() -> None:
@@ -83,7 +106,7 @@ def test_bars_show_throughput_and_leave_one_line() -> None:
     console = rich_console(stream)
     use(RichConsole(console, clock=clock), clock)
     shown = stream.getvalue()
-    assert "reading: 100 images in 25 s, 4.0 images/s, loss 0.1235" in shown
+    assert "reading: 100 images in 25 s, 4.0 images/s" in shown
     assert "epoch 3/10  val accuracy 50.0%" in shown
 
 

@@ -104,8 +104,8 @@ def _rate(done: int, seconds: float, unit: str) -> str:
     return f"{rate:.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s"
 
 
-def _result(description: str, done: int, unit: str, seconds: float, fields: Mapping[str, Any]) -> str:
-    parts = [f"{safe(description)}: {done} {unit} in {duration(seconds)}", _rate(done, seconds, unit), _fields(fields)]
+def _result(description: str, done: int, unit: str, seconds: float) -> str:
+    parts = [f"{safe(description)}: {done} {unit} in {duration(seconds)}", _rate(done, seconds, unit)]
     return ", ".join(part for part in parts if part)
 
 
@@ -174,8 +174,10 @@ class _PlainProgress:
         return ", ".join(part for part in (*parts, _fields(self._fields)) if part)
 
     def finish(self) -> None:
+        if self._fields:
+            return  # a training loop: its epoch line tells more
         seconds = self._owner.clock() - self._begun
-        self._owner.line(_result(self._description, self._done, self._unit, seconds, self._fields))
+        self._owner.line(_result(self._description, self._done, self._unit, seconds))
 
 
 class Plain:
@@ -185,6 +187,7 @@ class Plain:
         self, stream: TextIO | None = None, *, every: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.stream, self.every, self.clock = stream, every, clock
+        self._epoch_told = -every
 
     def line(self, text: str) -> None:
         """Write one line and flush it, so that a log shows it at once."""
@@ -201,8 +204,11 @@ class Plain:
         self.line(f"note: {safe(text)}")
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        """Write the epoch's measures as one line."""
-        self.line(epoch_line(row))
+        """Write the epoch's measures as one line, when `every` seconds went by since the last such line."""
+        now = self.clock()
+        if now - self._epoch_told >= self.every or (row.get("epoch") is not None and row["epoch"] == row.get("epochs")):
+            self._epoch_told = now
+            self.line(epoch_line(row))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -237,7 +243,9 @@ class _RichProgress:
             self._bars.update(self._task, advance=n, rate=rate)
 
     def result(self, description: str) -> str:
-        return _result(description, self._done, self._unit, self._clock() - self._begun, self._fields)
+        if self._fields:
+            return ""  # a training loop: its epoch line tells more
+        return _result(description, self._done, self._unit, self._clock() - self._begun)
 
     def update(self, **fields: object) -> None:
         with self._lock:
@@ -322,7 +330,8 @@ class RichConsole:
                 yield work
             finally:
                 bars.remove_task(task)
-        self._print(work.result(description), style="dim")
+        if result := work.result(description):
+            self._print(result, style="dim")
 
 
 def reporter_for(stream: TextIO | None = None, *, quiet: bool = False) -> Reporter:
