@@ -91,7 +91,7 @@ def _split(address: str) -> tuple[str, str]:
             raise SourceError(f"the address {address!r} names no network", remedy=f"Write {scheme}:NAME")
         return scheme, rest
     folder = Path(address).expanduser()
-    if folder.is_dir():
+    if address and folder.is_dir():
         # a headstart run keeps its model in model/
         inner = folder / "model"
         return "folder", str(inner if not (folder / "config.json").exists() and inner.is_dir() else folder)

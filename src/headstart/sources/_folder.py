@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from headstart.errors import SourceError, did_you_mean
-from headstart.sources._download import unreachable
+from headstart.sources._download import fetch_from_hub
 from headstart.sources._timm import Recipe, card_of, load_backbone, source_of
 from headstart.sources._weights import read_weights
 from headstart.sources.base import Source, seeded
@@ -53,27 +53,13 @@ def open_folder(
 
 def open_repository(repository: str, *, weights: str | None, image_size: int | None, seed: int) -> Source:
     """A repository of the Hub in the timm convention: fetched into the Hub's own cache, then opened as a folder."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
     repository = repository.removeprefix("hf-hub:").removeprefix("hf_hub:")
     address = f"timm:hf-hub:{repository}"
-    name, _, revision = repository.partition("@")
-    try:
-        folder = Path(hf_hub_download(name, "config.json", revision=revision or None)).parent
-        for file in _WEIGHTS if weights is None else ():
-            try:
-                hf_hub_download(name, file, revision=revision or None)
-                break
-            except LocalEntryNotFoundError:
-                raise
-            except EntryNotFoundError:
-                continue
-    except Exception as error:
-        raise unreachable(address, error, architecture="NAME") from error
-    return open_folder(
-        folder, weights=weights, image_size=image_size, seed=seed, address=address, origin=f"hf-hub:{repository}"
-    )
+    config = fetch_from_hub(repository, ["config.json"], address=address, architecture="NAME")
+    if weights is None:
+        weights = str(fetch_from_hub(repository, _WEIGHTS, address=address, architecture="NAME"))
+    origin = f"hf-hub:{repository}"
+    return open_folder(config.parent, weights=weights, image_size=image_size, seed=seed, address=address, origin=origin)
 
 
 def read_config(folder: Path) -> Recipe:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from headstart.errors import SourceError, did_you_mean
 from headstart.records import Card, plain
-from headstart.sources._download import unreachable
+from headstart.sources._download import fetch_from_hub, unreachable
 from headstart.sources._weights import load_strictly, read_weights
 from headstart.sources.base import Library, Source, seeded
 from headstart.sources.blocks import blocks_by_children, blocks_by_pattern, blocks_by_timm
@@ -217,14 +217,28 @@ def open_timm(name: str, *, weights: str | None, image_size: int | None, seed: i
             f"timm publishes no weights for {name!r}",
             remedy=f"Give --weights FILE, use random:{name}, or choose one of: headstart sources",
         )
-    import timm
-
-    try:
-        network = timm.create_model(name, pretrained=True, num_classes=0, **dict(recipe.model_args))
-    except Exception as error:
-        raise unreachable(f"timm:{name}", error, architecture=name) from error
+    network = _published(name, recipe)
     hub = recipe.facts.get("hf_hub_id")
     return source_of(recipe, network, address=f"timm:{name}", origin=f"hf-hub:{hub}" if hub else recipe.facts["url"])
+
+
+def _published(name: str, recipe: Recipe) -> nn.Module:
+    """The network with its published weights, loaded by timm itself, which knows their older formats."""
+    import timm
+
+    facts, address, overlay = recipe.facts, f"timm:{name}", {}
+    if facts.get("hf_hub_id") and not facts.get("custom_load"):
+        files = (
+            [facts["hf_hub_filename"]] if facts.get("hf_hub_filename") else ["model.safetensors", "pytorch_model.bin"]
+        )
+        overlay = {"file": str(fetch_from_hub(facts["hf_hub_id"], files, address=address, architecture=name))}
+    try:
+        network: nn.Module = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **dict(recipe.model_args)
+        )
+    except Exception as error:
+        raise unreachable(address, error, architecture=name) from error
+    return network
 
 
 def load_backbone(network: nn.Module, recipe: Recipe, state: dict[str, Tensor], *, where: object) -> None:

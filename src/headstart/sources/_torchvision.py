@@ -93,6 +93,15 @@ class TorchvisionLibrary(Library):
             return f"torchvision/{self.name}", dict(self.arguments)
         return recipe.architecture, plain(recipe.model_args)
 
+    def headless(self, network: nn.Module, *, native: bool) -> tuple[nn.Module, str, dict[str, Any]]:
+        """timm's network where its native features are equal and suffice, else torchvision's own."""
+        recipe = self._recipe(network) if native else None
+        if recipe is None:
+            return network, f"torchvision/{self.name}", dict(self.arguments)
+        twin = _twin(recipe, network)
+        assert twin is not None  # _recipe has built one before
+        return twin, recipe.architecture, plain(recipe.model_args)
+
     def _recipe(self, network: nn.Module) -> Recipe | None:
         """The recipe of timm's equal network; whether it is equal is tried once, on random images."""
         if self._tried is None:
@@ -158,9 +167,7 @@ def _family(name: str) -> Family:
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
     if found is None or name not in names:
         usable = [n for n in names if any(re.match(family.pattern, n) for family in FAMILIES)]
-        raise SourceError(
-            f"torchvision has no network named {name!r} that headstart knows", remedy=did_you_mean(name, usable)
-        )
+        raise SourceError(f"headstart knows no torchvision network {name!r}", remedy=did_you_mean(name, usable))
     return found
 
 

@@ -87,6 +87,13 @@ class Library(ABC):
     def whole(self, network: nn.Module, n_classes: int) -> tuple[nn.Module, tuple[nn.Module, ...]]:
         """The library's network with `n_classes` outputs and the weights of `network`, and its last layer(s)."""
 
+    def headless(self, network: nn.Module, *, native: bool) -> tuple[nn.Module, str, dict[str, Any]]:  # noqa: ARG002
+        """The network to save without classifier, with the name and arguments that build it.
+
+        With `native` its native features are those of `network`; without, its feature map too.
+        """
+        return network, *self.saved_as(network)
+
     @abstractmethod
     def saved_as(self, network: nn.Module) -> tuple[str, dict[str, Any]]:
         """The architecture's name and keyword arguments that belong in the config.json of `whole`."""
