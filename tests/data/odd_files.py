@@ -104,16 +104,20 @@ def turned(orientation: int) -> Image.Image:
     return image if back is None else image.transpose(back)
 
 
+def tiff(data: bytes, width: int, height: int, *, bits: int, sample: int = 1) -> bytes:
+    """A grey TIFF made by hand, of kinds that Pillow cannot write (sample: 1 unsigned, 2 signed, 3 float)."""
+    tags = [(256, width), (257, height), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
+    tags += [(279, len(data)), (339, sample)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+
+
 def tiff12() -> bytes:
     """A TIFF of 12 packed bits a pixel, as scanners and microscopes write it: a ramp of 256 x 4."""
     row = np.linspace(0, 4095, 256).astype(int)
-    packed = bytes(
-        b for x, y in zip(row[::2], row[1::2], strict=True) for b in (x >> 4, (x & 15) << 4 | y >> 8, y & 255)
-    )
-    data = packed * 4
-    tags = [(256, 256), (257, 4), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 4), (279, len(data))]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+    pairs = zip(row[::2], row[1::2], strict=True)
+    packed = bytes(byte for x, y in pairs for byte in (x >> 4, (x & 15) << 4 | y >> 8, y & 255))
+    return tiff(packed * 4, 256, 4, bits=12)
 
 
 def ramp_checks(pixels: np.ndarray) -> bool:
@@ -247,6 +251,12 @@ def _deep(add: Callable[..., None]) -> None:
         "damaged (no finite value)",
     )
     add("bits12.tif", tiff12(), check=ramp_checks)
+    wide = np.tile(np.linspace(0, 2**32 - 1, 256).astype("<u4"), (4, 1))
+    add("uint32.tif", tiff(wide.tobytes(), 256, 4, bits=32), check=ramp_checks)
+    half = np.tile(np.linspace(0, 32767, 256).astype("<i2"), (4, 1))
+    add("int16.tif", tiff(half.tobytes(), 256, 4, bits=16, sample=2), check=ramp_checks)
+    add("int16-negative.tif", tiff((half * 2 - 32767).tobytes(), 256, 4, bits=16, sample=2), check=ramp_checks)
+    add("float64.tif", tiff(half.astype("<f8").tobytes(), 256, 4, bits=64, sample=3), "cannot be opened")
     rows = b"".join(b"\0" + np.repeat(line, 3).astype(">u2").tobytes() for line in ramp)
     add("deep-rgb.png", png(256, 16, rows=rows, depth=16), check=ramp_checks)
     middle = np.full((8, 8), 30000, np.uint16)

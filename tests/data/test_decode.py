@@ -129,6 +129,13 @@ def test_bombs_are_refused_from_the_header_with_little_memory() -> None:
     assert peak < 50 << 20
 
 
+def test_a_bomb_that_its_own_plugin_refuses_is_told_with_its_pixels() -> None:
+    data = bytearray(odd_files.encoded(odd_files.scene(), "WEBP", lossless=True, exif=odd_files.exif(1)))
+    data[24:30] = b"\xff\xff\x0f\xff\xff\x0f"  # width and height of the canvas
+    with pytest.raises(UnreadableImage, match=r"decompression bomb: \d+( x \d+)? pixels|damaged"):
+        decode.decode(bytes(data), "a")
+
+
 def test_our_own_limit_holds_when_pillows_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(UnreadableImage, match="decompression bomb: 20000 x 20000 pixels"):
@@ -283,6 +290,20 @@ def test_reading_and_decoding_equals_loading(height: int, width: int, channels: 
     scale = {"u1": 255, "u2": 65535, "f4": 1}[kind]
     item = in_memory((values * scale).astype(kind))
     assert np.array_equal(decode.decode(decode.read_bytes(item), item.name), decode.load(item))
+
+
+def test_premultiplied_and_empty_pil_images() -> None:
+    assert decode.load(in_memory(Image.new("La", (2, 2), (0, 0)))).min() == 255
+    with pytest.raises(UnreadableImage, match="has no pixels"):
+        decode.load(in_memory(Image.new("RGB", (0, 5))))
+
+
+def test_damaged_exif_does_not_spoil_the_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoiled(self: Image.Image) -> Image.Exif:
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image, "getexif", spoiled)
+    assert odd_files.is_scene(decode.decode(odd_files.encoded(odd_files.scene()), "a"))
 
 
 # --- files and cells --------------------------------------------------------------------------------------

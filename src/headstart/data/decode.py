@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import math
 import re
 import stat
 from contextlib import suppress
@@ -78,7 +79,8 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTATION = 0x0112
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339  # tags of TIFF and EXIF
+_STRIP = 1 << 20  # values that are scaled at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,8 @@ def examine(data: bytes, name: str, *, draft: int | None = None) -> Decoded:
         raise
     except Image.DecompressionBombError as error:
         size = _header_size(data)
-        shown = f"{size[0]} x {size[1]} pixels" if size else "too many pixels"
+        count = re.search(r"\d+ pixels", str(error))
+        shown = f"{size[0]} x {size[1]} pixels" if size else count[0] if count else "too many pixels"
         raise UnreadableImage(name, f"decompression bomb: {shown}") from error
     except UnidentifiedImageError as error:
         raise UnreadableImage(name, _unidentified_reason(data)) from error
@@ -267,7 +270,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if mode.startswith("I;16") or mode == "I":
         return _grey(_deep(image))
     if mode == "F":
-        return _grey(_ranged(np.asarray(image, dtype=np.float64)))
+        return _grey(_ranged(np.asarray(image)))
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _over_background(image)
     if mode == "LAB":
@@ -281,34 +284,47 @@ def _grey(values: Pixels) -> Image.Image:
 
 def _deep(image: Image.Image) -> Pixels:
     """Integers of more than 8 bits, scaled by their depth; 32-bit ones have no customary white: by their range."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     depth, inverted = 16, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(258, (16,))
-        depth = int(bits[0] if isinstance(bits, tuple) else bits)
-        inverted = image.tag_v2.get(262) == 0  # 0 means white
+        depth, kind = _first(image.tag_v2.get(_BITS, 16)), _first(image.tag_v2.get(_SAMPLE_FORMAT, 1))
+        inverted = image.tag_v2.get(_PHOTOMETRIC) == 0  # 0 means white
+        if kind == 1 and values.dtype == np.int32:
+            values = values.view(np.uint32)  # Pillow reads unsigned ones as signed
+        depth = min(depth, 16) - (1 if kind == 2 else 0)  # one bit of signed ones is the sign
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        scaled = _ranged(values)
+        scaled = _scaled(values, low, high)
     else:
-        scaled = _scaled(values, 0, 2 ** min(depth, 16) - 1 if high < 2**depth else 65535)
+        scaled = _scaled(values, 0, 2**depth - 1 if high < 2**depth else 65535)
     return np.asarray(255 - scaled, dtype=np.uint8) if inverted else scaled
 
 
+def _first(value: Any) -> int:
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
 def _ranged(values: npt.NDArray[Any]) -> Pixels:
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
+    """Scaled by the smallest and largest finite value; NaN becomes the smallest."""
+    finite = np.isfinite(values)
+    if not finite.any():
         raise ValueError("no finite value")
-    low, high = float(finite.min()), float(finite.max())
-    return _scaled(np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low), low, high)
+    low = float(np.min(values, where=finite, initial=np.inf))
+    return _scaled(values, low, float(np.max(values, where=finite, initial=-np.inf)))
 
 
 def _scaled(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
-    """`low`..`high` to 0..255, rounded; a constant picture becomes black."""
-    span = high - low
-    if not span > 0:
-        return np.zeros(values.shape, dtype=np.uint8)
-    return np.asarray(np.rint((values.astype(np.float64) - low) * (255.0 / span)), dtype=np.uint8)
+    """`low`..`high` to 0..255, rounded; a constant picture becomes black. In strips of rows, which saves memory."""
+    scaled = np.zeros(values.shape, dtype=np.uint8)
+    span = float(high) - float(low)
+    if not 0 < span < math.inf:
+        return scaled
+    rows = max(1, _STRIP // max(1, values[:1].size))
+    for start in range(0, len(values), rows):
+        strip = values[start : start + rows].astype(np.float64)
+        strip = np.nan_to_num(strip, nan=low, posinf=high, neginf=low)
+        scaled[start : start + rows] = np.rint((strip - low) * (255.0 / span))
+    return scaled
 
 
 def _over_background(image: Image.Image) -> Image.Image:
@@ -364,7 +380,7 @@ def _reason_without_decoding(data: bytes) -> str:
 def _unidentified_reason(data: bytes) -> str:
     head = data[:64]
     if head.startswith(_SIGNATURES):
-        return "truncated" if len(data) < 64 else "damaged header"
+        return "truncated" if len(data) < 64 else "damaged header, or a kind of picture that cannot be opened"
     if head[4:8] == b"ftyp":
         return "a HEIC or AVIF picture that cannot be opened here; convert it to JPEG or PNG"
     if not head.strip(b"\0"):
@@ -378,8 +394,6 @@ def _unidentified_reason(data: bytes) -> str:
 def _damage_reason(error: Exception) -> str:
     text = str(error).lower()
     if isinstance(error, EOFError) or "truncated" in text or "broken data stream" in text or "unexpected end" in text:
-        return "truncated"
-    if isinstance(error, OSError) and ("not enough" in text or "read past" in text):
         return "truncated"
     return f"damaged ({_short(error)})"
 
