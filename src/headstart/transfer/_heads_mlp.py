@@ -38,7 +38,7 @@ def mlp_module(arrays: Mapping[str, Array]) -> torch.nn.Module:
 
 
 class _Trainer:
-    """One network in training on standardised features; it draws only from its own generator."""
+    """One network in training on scaled features; it draws only from its own generator."""
 
     def __init__(self, X: Array, y: Array, *, n_classes: int, seed: int) -> None:
         import torch
@@ -70,7 +70,7 @@ class _Trainer:
             self.optimizer.step()
 
     def arrays(self) -> dict[str, Array]:
-        """The weights on standardised features, copied."""
+        """The weights on scaled features, copied."""
         names = ("0.weight", "0.bias", "3.weight", "3.bias")
         return {name: w.detach().numpy().copy() for name, w in zip(names, self.weights, strict=True)}
 

@@ -2,13 +2,15 @@
 
 | kind   | what it is                                              | what is chosen, by out-of-fold log loss    |
 | ------ | ------------------------------------------------------- | ------------------------------------------ |
-| linear | multinomial logistic regression                         | C (scikit-learn's meaning)                 |
+| linear | multinomial logistic regression                         | C (as in scikit-learn)                     |
 | svm    | one-vs-rest linear SVM with squared hinge               | C, on scaled features divided by sqrt(d)   |
-| ridge  | least squares on one-hot labels                         | alpha (scikit-learn's meaning)             |
+| ridge  | least squares on one-hot labels                         | alpha (as in scikit-learn)                 |
 | mlp    | 256 ReLU units with dropout                             | epochs                                     |
 | knn    | nearest training items by cosine similarity             | k, the softness of votes, their smoothing  |
 
-The first three are one linear layer, scaler folded in.
+All but knn work on scaled features (`_heads_common.Scaler`), and the scaler is folded into the first linear layer;
+linear, svm and ridge are that one layer. The margins of svm and the answers of ridge are divided by a temperature
+fitted on held-out answers, so that their softmax can be read as probabilities.
 """
 
 from __future__ import annotations
