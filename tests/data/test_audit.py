@@ -159,6 +159,16 @@ def test_missing_and_forbidden_files_stop_the_run(tmp_path: Path, monkeypatch: p
         audited(root)
 
 
+def test_nothing_to_look_at_and_unknown_damage_are_told(tmp_path: Path) -> None:
+    dataset = read(helpers.fill(tmp_path, {"a": 2, "b": 2}))
+    with pytest.raises(DataError, match="no pictures to look at"):
+        audit(dataset.with_items(()))
+    for path in tmp_path.rglob("*.jpg"):
+        path.write_bytes(odd_files.tiff(b"\0" * 64, 2, 2, bits=64, sample=3))
+    with pytest.raises(DataError, match="replace or convert"):
+        audit(dataset)
+
+
 def test_a_few_bad_files_are_skipped_and_told(tmp_path: Path) -> None:
     root = helpers.fill(tmp_path, {"a": 12, "b": 12})
     (root / "a" / "003.jpg").write_bytes(b"")

@@ -30,7 +30,7 @@ IMBALANCE = 5.0
 FEW_ITEMS = 10
 """A class with fewer training items is warned about."""
 
-_DRAFT = 64  # shortest side at which JPEGs are decoded here: all bytes are still read, so cut files are still found
+_DRAFT = 32  # shortest side at which JPEGs are decoded here: all bytes are still read, so cut files are still found
 _FLAT = 2  # levels of difference within which pixels count as one colour (JPEG noise)
 _LOWER = 1 / 3  # share of rows at the lower edge, all of one colour, from which a picture counts as half empty
 _ROWS = 0.75  # share of one-coloured rows anywhere
@@ -58,6 +58,8 @@ def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | 
     is called with (done, all) from the calling thread. Raises DataError when no item is readable, when more than half
     are unreadable for one cause, or when fewer than two classes remain.
     """
+    if not dataset.items:
+        raise DataError("no pictures to look at", where=dataset.path)
     seen: list[_Seen] = []
     for one in _looked_at(dataset.items, workers or _default_workers()):
         seen.append(one)
@@ -75,18 +77,15 @@ def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | 
 
 def odd(pixels: npt.NDArray[np.uint8]) -> str:
     """Why a picture (H×W×3) looks broken though it can be decoded, or "": one colour, or a large empty part."""
-    values = pixels.astype(np.int16)
-    spread = values.max(axis=(0, 1)) - values.min(axis=(0, 1))
-    if int(spread.max()) <= _FLAT:
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))  # rows of one channel in a line: five times as fast
+    high, low = planes.max(axis=2), planes.min(axis=2)
+    if int((high.max(axis=1) - low.min(axis=1)).max()) <= _FLAT:
         return "one colour all over"
-    height = len(values)
-    flat = (values.max(axis=1) - values.min(axis=1)).max(axis=1) <= _FLAT
-    below = 0
-    last = values[-1, 0]
-    for row in range(height - 1, -1, -1):
-        if not flat[row] or int(np.abs(values[row, 0] - last).max()) > _FLAT:
-            break
-        below += 1
+    height = len(pixels)
+    flat = (high - low).max(axis=0) <= _FLAT
+    like_last = np.abs(pixels[:, 0].astype(np.int16) - pixels[-1, 0]).max(axis=1) <= _FLAT
+    ends = np.flatnonzero(~(flat & like_last))
+    below = height - 1 - int(ends[-1]) if len(ends) else height
     if height >= 8 and below >= _LOWER * height:
         return f"the lower {100 * below / height:.0f} % is one colour"
     if height >= 8 and flat.mean() >= _ROWS:
