@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=3)
     facts = {"input_size": [3, 64, 64], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bilinear"}
-    facts |= {"crop_pct": 0.9, "crop_mode": "squash", "license": "cc0", "num_classes": 3}
+    facts |= {"crop_pct": 0.9, "crop_mode": "squash", "license": "cc0", "num_classes": 3, "classifier": "fc"}
     return save_folder(
         tmp_path / "net", model, "test_resnet", num_classes=3, label_names=["a", "b", "c"], pretrained_cfg=facts
     )
@@ -128,7 +128,7 @@ def test_a_saved_transfer_is_the_source_of_the_next_one(tmp_path: Path) -> None:
         (lambda f: (f / "config.json").write_text("[]"), "not an object"),
         (lambda f: (f / "config.json").write_text("{}"), "names no timm architecture"),
         (lambda f: write_config(f, architecture="test_resnat"), "Did you mean test_resnet"),
-        (lambda f: write_config(f, model_args={"colour": 3}), "cannot be built .* colour"),
+        (lambda f: write_config(f, model_args={"colour": 3}), "cannot be built .*colour"),
         (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 100), "cannot be read"),
         (lambda f: write_config(f, architecture="test_vit"), "do not fit the architecture"),
