@@ -25,3 +25,40 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"no shared data at {SHARED}; set HEADSTART_SHARED")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures in FOLDER/CLASS/file: three classes of twenty."""
+    from toydata import write_shapes
+
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.fixture(scope="session")
+def split_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures in FOLDER/SPLIT/CLASS/file: ten, five and eight of each class."""
+    from toydata import write_shapes
+
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes", splits={"train": 10, "val": 5, "test": 8})
+
+
+@pytest.fixture(scope="session")
+def frozen_run(split_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on frozen features; to read, not to change."""
+    import headstart
+
+    folder = tmp_path_factory.mktemp("runs") / "frozen"
+    headstart.fit(split_shapes, folder, source="toy", strategy="frozen", cache=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tuned_run(split_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished fine-tuning of all layers; to read, not to change."""
+    import headstart
+
+    folder = tmp_path_factory.mktemp("runs") / "tuned"
+    options = {"strategy": "full", "epochs": 3, "batch_size": 16, "lr": 1e-3}
+    headstart.fit(split_shapes, folder, source="toy", cache=False, **options)
+    return folder

@@ -27,6 +27,7 @@ __all__ = [
     "hash_file",
     "hash_json",
     "home",
+    "json_text",
     "lock",
     "read_json",
     "sync_folder",
@@ -105,9 +106,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
+def json_text(value: Any) -> str:
+    """A record or plain value as JSON text, keys in their own order: equal values give equal text."""
+    return json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write a record or plain value as JSON atomically, keys in their own order, so that equal values give equal bytes."""
-    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write a record or plain value as JSON atomically; equal values give equal bytes."""
+    write_text(path, json_text(value))
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

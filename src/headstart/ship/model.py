@@ -9,7 +9,8 @@ when the model is loaded. No pickle is read or written.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,15 +23,18 @@ from torch import Tensor
 from headstart import files
 from headstart.data import augment, read
 from headstart.data.loader import Views, batches
-from headstart.errors import ModelError, SourceError, UserError
+from headstart.errors import DataError, ModelError, SourceError, UserError
 from headstart.progress import Reporter, Silent
-from headstart.records import SCHEMA, Card, Item, Plan, Skipped, plain
+from headstart.records import SCHEMA, Card, Item, MemoryOrigin, Plan, Skipped, plain
 from headstart.sources import open_source
 from headstart.transfer.heads import FittedHead
 from headstart.transfer.net import TransferNet
 
 __all__ = ["Model", "Prediction", "find_model_folder", "load"]
 
+_KEYS = ("classes", "card", "plan", "head", "golden", "files", "sha256")
+_BLANK = "0" * 64  # stands for headstart.json's own sha256 while it is computed
+_AGAIN = "Copy the whole folder again."
 _GOLDEN_TOLERANCE = 1e-3  # on probabilities: other processors round differently, other weights differ far more
 
 
@@ -101,29 +105,25 @@ class Model:
     def predict(self, inputs: Any, *, reporter: Reporter | None = None) -> list[Prediction]:
         """Answers for files, folders, PIL images or arrays (one or a list); an unreadable one gets an error.
 
-        Raises DataError when a path does not exist or holds no picture.
+        A list gives one answer an entry, in its order; a folder in it one a picture. Raises DataError when a path does
+        not exist, when a folder holds no picture, or when nothing was given.
         """
-        items, unread = self._items(inputs)
+        items = _items(inputs)
         logits, skipped = self.logits(items, reporter=reporter)
         reasons = {entry.file: entry.reason for entry in skipped}
         answers = []
         for item, row in zip(items, softmax(logits), strict=True):
-            if item.name in reasons:
-                answers.append(Prediction(item.name, error=reasons[item.name]))
+            if np.isnan(row).any():
+                answers.append(Prediction(item.name, error=reasons.get(item.name, "the answer is not a number")))
                 continue
             best = int(row.argmax())
             chances = {name: float(p) for name, p in zip(self.classes, row, strict=True)}
             answers.append(Prediction(item.name, self.classes[best], float(row[best]), chances))
-        return answers + [Prediction(entry.file, error=entry.reason) for entry in unread]
+        return answers
 
-    def predict_proba(self, inputs: Any) -> np.ndarray:
+    def predict_proba(self, inputs: Any, *, reporter: Reporter | None = None) -> np.ndarray:
         """Probabilities (n, classes), columns as in `classes`; rows of NaN for inputs that cannot be read."""
-        return softmax(self.logits(self._items(inputs)[0])[0])
-
-    @staticmethod
-    def _items(inputs: Any) -> tuple[list[Item], list[Skipped]]:
-        many = isinstance(inputs, (list, tuple))
-        return list(read.find_images(inputs if many else [inputs])), []
+        return softmax(self.logits(_items(inputs), reporter=reporter)[0])
 
     # --- the folder -----------------------------------------------------------------------------------------------
 
@@ -148,24 +148,28 @@ class Model:
             "golden": self._golden(),
             **self.facts,
             "files": {name: files.hash_file(place / name) for name in names},
+            "sha256": _BLANK,
         }
-        files.write_json(place / "headstart.json", record)
+        text = files.json_text(record)
+        files.write_text(place / "headstart.json", text.replace(_BLANK, files.hash_bytes(text.encode())))
         return place
 
     def _timm_form(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The state dict and config.json as timm reads them, with the classifier where the head is one layer."""
         module = self.head.module()
         source, card = self.net.source, self.card
-        network, whole = source.network, False
-        if self.plan.pooling == "native" and isinstance(module, torch.nn.Linear):
+        native, whole = self.plan.pooling == "native", False
+        network, architecture, arguments = source.library.headless(source.network, native=native)
+        if native and isinstance(module, torch.nn.Linear):
             with suppress(SourceError):  # the architecture cannot hold a linear classifier: head.safetensors holds it
                 network, whole = source.whole(module.weight, module.bias), True
+                architecture, arguments = source.library.saved_as(source.network)
         state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-        architecture, arguments = source.library.saved_as(source.network)
         settings = {
-            "input_size": card.input_size, "fixed_input_size": False, "interpolation": card.interpolation,
-            "crop_pct": card.crop_pct, "crop_mode": card.crop_mode, "mean": card.mean, "std": card.std,
-            "num_classes": len(self.classes) if whole else 0, "license": card.licence,
+            "input_size": card.input_size, "fixed_input_size": _fixed_input_size(architecture),
+            "interpolation": card.interpolation, "crop_pct": card.crop_pct, "crop_mode": card.crop_mode,
+            "mean": card.mean, "std": card.std, "num_classes": len(self.classes) if whole else 0,
+            "license": card.licence,
         }  # fmt: skip
         config = {
             "architecture": architecture,
@@ -178,8 +182,35 @@ class Model:
         return state, config
 
     def _golden(self) -> dict[str, Any]:
-        """Outputs for inputs that any machine can make again."""
+        """Outputs for pictures that any machine can draw again."""
         return {"seed": 0, "n": 3, "probabilities": softmax(self._forward(_golden_images(self.card, 3)))}
+
+
+def _items(inputs: Any) -> list[Item]:
+    """Unlabelled items for what a user may give: paths, folders, PIL images, arrays, encoded bytes, alone or many."""
+    items: list[Item] = []
+    for entry in _listed(inputs):
+        if isinstance(entry, (str, os.PathLike)):
+            items += read.find_images([Path(entry)])
+        else:
+            items.append(Item(f"item-{len(items):06d}", MemoryOrigin(entry)))
+    if not items:
+        raise DataError("no pictures were given", remedy="Give files, folders, PIL images or arrays.")
+    return items
+
+
+def _listed(inputs: Any) -> list[Any]:
+    """One input as a list of one; an array (n, h, w, 3), or (n, h, w) of grey pictures, as its pictures."""
+    from PIL import Image
+
+    if isinstance(inputs, (str, os.PathLike, bytes, bytearray, Image.Image)):
+        return [inputs]
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
+        one = inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[-1] in (1, 3, 4))
+        return [inputs] if one else list(inputs)
+    if not isinstance(inputs, Iterable):
+        raise DataError(f"a {type(inputs).__name__} is no picture", remedy="Give files, folders, PIL images or arrays.")
+    return list(inputs)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -188,6 +219,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(shifted)
     chances: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
     return chances
+
+
+def _fixed_input_size(architecture: str) -> bool:
+    """Whether timm builds the network for one size of pictures (it then reads that size from the config)."""
+    import timm
+
+    found = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    return bool(found is not None and found.fixed_input_size)
 
 
 def _golden_images(card: Card, n: int) -> Tensor:
@@ -221,9 +260,9 @@ def load(path: str | Path) -> Model:
     for name, wanted in record["files"].items():
         target = place / name
         if not target.is_file():
-            raise ModelError("a file of the model is missing", where=target, remedy="Copy the whole folder again.")
+            raise ModelError("a file of the model is missing", where=target, remedy=_AGAIN)
         if files.hash_file(target) != wanted:
-            raise ModelError("the file is not as it was saved", where=target, remedy="Copy the whole folder again.")
+            raise ModelError("the file is not as it was saved", where=target, remedy=_AGAIN)
     from safetensors.numpy import load_file
 
     try:
@@ -233,29 +272,34 @@ def load(path: str | Path) -> Model:
         net = TransferNet(source, head.module(), pooling=plan.pooling)
     except UserError as error:
         raise ModelError(f"the model cannot be opened: {error}", where=place) from error
-    known = {"schema", "classes", "card", "plan", "head", "golden", "files"}
-    facts = {name: value for name, value in record.items() if name not in known}
+    facts = {name: value for name, value in record.items() if name not in (*_KEYS, "schema")}
     model = Model(net, record["classes"], head=head, plan=plan, facts=facts)
     _check_golden(model, record["golden"], place)
     return model
 
 
 def _read_record(place: Path) -> dict[str, Any]:
+    """headstart.json, of a format we know and byte for byte as it was saved."""
+    file = place / "headstart.json"
     try:
-        record: dict[str, Any] = files.read_json(place / "headstart.json")
+        data = file.read_bytes()
+        record: dict[str, Any] = json.loads(data)
         schema = int(record["schema"])
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"headstart.json cannot be read: {error}", where=place, remedy="Copy it again.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the file cannot be read: {error}", where=file, remedy=_AGAIN) from error
     if schema > SCHEMA:
         made_by = record.get("headstart", "a newer version")
         raise ModelError(
             f"the model has format {schema}, this headstart reads up to {SCHEMA}",
-            where=place,
+            where=file,
             remedy=f"Install headstart {made_by} or newer.",
         )
-    missing = [name for name in ("classes", "card", "plan", "head", "golden", "files") if name not in record]
+    missing = [name for name in _KEYS if name not in record]
     if missing:
-        raise ModelError(f"headstart.json lacks {', '.join(missing)}", where=place, remedy="Copy it again.")
+        raise ModelError(f"the file lacks {', '.join(missing)}", where=file, remedy=_AGAIN)
+    own = str(record["sha256"])
+    if files.hash_bytes(data.replace(own.encode(), _BLANK.encode())) != own:
+        raise ModelError("the file is not as it was saved", where=file, remedy=_AGAIN)
     return record
 
 

@@ -188,12 +188,12 @@ def _compute(
     order = [np.arange(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
     known: dict[str, np.ndarray] = {}
     pending: list[str] = []
+    network = source.to(device=device).to(memory_format=torch.channels_last)  # inside, its weights could not be trained
     with (
         evaluating(source),
         torch.inference_mode(),
         reporter.progress("Computing features", len(keys)) as bar,
     ):
-        network = source.to(device=device).to(memory_format=torch.channels_last)
         for batch in batches(views, order, workers=workers):
             skipped += batch.skipped
             if len(batch.index):
