@@ -274,6 +274,18 @@ def test_jsonl_and_a_folder_with_metadata(tmp_path: Path) -> None:
     assert read(tmp_path).classes == ("c0", "c1", "c2", "c3")
 
 
+def test_a_metadata_file_about_something_else_does_not_hide_the_class_folders(tmp_path: Path) -> None:
+    helpers.fill(tmp_path, {"a": 1, "b": 1})
+    for content in ("camera,lens\nx,y\n", "file_name,camera\na/000.jpg,x\n"):
+        (tmp_path / "metadata.csv").write_text(content)
+        dataset = read(tmp_path)
+        assert dataset.classes == ("a", "b")
+        assert any("metadata.csv was not used as a manifest: line 1 has no column" in note for note in dataset.notes)
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "metadata.csv").write_text("camera,lens\nx,y\n")
+    assert "no column 'file_name': it has camera, lens" in message(tmp_path / "only")
+
+
 def test_utf16_is_read_and_latin1_is_named_with_its_line(tmp_path: Path) -> None:
     pictures(tmp_path)
     text = "file_name,label\npics/000.jpg,käfer\npics/001.jpg,b\n"

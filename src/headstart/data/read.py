@@ -136,9 +136,28 @@ def _check_splits(path: str, named: Sequence[tuple[Found, str]], classes: tuple[
 
 
 def _from_folder(path: Path) -> Dataset:
+    problem: DataError | None = None
     for name in _MANIFESTS:
         if (path / name).is_file():
-            return _assemble_table(path.as_posix(), tables.read_manifest(path / name))
+            problem = tables.header_problem(path / name)
+            if problem is None:
+                return _assemble_table(path.as_posix(), tables.read_manifest(path / name))
+    if problem is not None:
+        return _without_manifest(path, problem)
+    return _from_shards_or_folders(path)
+
+
+def _without_manifest(path: Path, problem: DataError) -> Dataset:
+    """The folder's own layout where metadata.csv is about something else; else the manifest's problem."""
+    try:
+        dataset = _from_shards_or_folders(path)
+    except DataError:
+        raise problem from None
+    note = f"{Path(str(problem.where)).name} was not used as a manifest: {problem.what}"
+    return dataset.with_items(dataset.items, notes=(*dataset.notes, note))
+
+
+def _from_shards_or_folders(path: Path) -> Dataset:
     top = walk(path, depth=1)
     if path_errors := [entry for entry in top.skipped if entry.file in ("", ".")]:
         raise DataError(f"the folder cannot be read: {path_errors[0].reason}", where=path)

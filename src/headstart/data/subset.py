@@ -64,9 +64,7 @@ def subset(
     skipped: list[Skipped] = []
     taken: set[str] = set()
     for split, item in chosen:
-        if item.label is None:
-            continue
-        folder = f"{split}/{folders[item.label]}"
+        folder = f"{split}/{folders[item.label or 0]}"  # only labelled items are chosen
         try:
             name = _write(item, target, folder, mode=mode, taken=taken)
         except UnreadableImage as error:

@@ -15,7 +15,7 @@ from headstart.data.cells import open_parquet
 from headstart.errors import DataError, did_you_mean
 from headstart.records import FileOrigin, Origin, ParquetOrigin
 
-__all__ = ["SPLIT_NAMES", "Found", "read_manifest", "read_shards"]
+__all__ = ["SPLIT_NAMES", "Found", "header_problem", "read_manifest", "read_shards"]
 
 SPLIT_NAMES = {
     "train": "train",
@@ -56,16 +56,13 @@ def read_manifest(path: Path) -> Rows:
 
     Raises DataError with the line number for a wrong header, a missing value, an unknown split or bad encoding.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return read_shards([path], path.parent)
-    text = _text(path)
-    rows = _json_rows(text, path) if suffix in (".jsonl", ".ndjson") else _csv_rows(text, path, suffix)
     found: list[Found] = []
     lines: dict[str, tuple[int, tuple[str, str]]] = {}
     repeats = 0
     columns: dict[str, str | None] | None = None
-    for line, row in rows:
+    for line, row in _rows(path):
         columns = columns or _columns(list(row), path, line)
         entry = _manifest_row(row, columns, path, line)
         if entry.name in lines:
@@ -82,6 +79,24 @@ def read_manifest(path: Path) -> Rows:
         found.append(entry)
     found.sort(key=lambda entry: entry.name)
     return found, [f"{repeats} repeated lines of the manifest were left out"] if repeats else []
+
+
+def header_problem(path: Path) -> DataError | None:
+    """What is wrong with the columns of a manifest, or None: a metadata.csv may well be about something else."""
+    if path.suffix.lower() == ".parquet":
+        return None
+    try:
+        for line, row in _rows(path):
+            _columns(list(row), path, line)
+            break
+    except DataError as error:
+        return error
+    return None
+
+
+def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    text, suffix = _text(path), path.suffix.lower()
+    return _json_rows(text, path) if suffix in (".jsonl", ".ndjson") else _csv_rows(text, path, suffix)
 
 
 def _text(path: Path) -> str:
