@@ -30,23 +30,24 @@ def _unit(X: Array, mean: Array) -> Array:
     return directions
 
 
-def _votes(similarity: Array, k: int, softness: float) -> Array:
-    """Weights [m, n] of the k nearest items (and their ties): a softmax over their similarities."""
-    n = similarity.shape[1]
-    border = np.partition(similarity, n - min(k, n), axis=1)[:, n - min(k, n)]
-    nearest = similarity >= np.maximum(border, -2.0)[:, None] - _TIE  # -inf marks items that may not vote
-    top = np.maximum(similarity.max(axis=1, keepdims=True), -2.0)
-    weights = np.where(nearest, np.exp((similarity - top) / np.float32(softness)), 0.0).astype(np.float32)
-    shares: Array = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12)
-    return shares
+def _shares(similarity: Array, labels: Array, *, n_classes: int, choices: Sequence[tuple[int, float]]) -> list[Array]:
+    """Class shares [m, n_classes] for each choice of (k, softness), from similarities [m, n] to the stored items.
 
-
-def _by_class(votes: Array, labels: Array, n_classes: int) -> Array:
-    """Sum votes [m, n] of items in the order of their labels to [m, n_classes]."""
-    present, first = np.unique(labels, return_index=True)
-    shares = np.zeros((len(votes), n_classes), dtype=np.float32)
-    shares[:, present] = np.add.reduceat(votes, first, axis=1)
-    return shares
+    The k nearest items and their ties vote with a softmax over their similarities; -inf marks those that may not.
+    """
+    m, n = similarity.shape
+    places = {k: n - min(k, n) for k, _ in choices}
+    parted = np.partition(similarity, sorted(set(places.values())), axis=1)
+    borders = {k: np.maximum(parted[:, place], -2.0) - _TIE for k, place in places.items()}
+    rows, columns = np.nonzero(similarity >= borders[max(borders)][:, None])
+    near, top = similarity[rows, columns], similarity.max(axis=1)
+    cells = rows * n_classes + labels[columns]
+    tables = []
+    for k, softness in choices:
+        weights = np.exp((near - top[rows]) / softness) * (near >= borders[k][rows])
+        table = np.bincount(cells, weights=weights, minlength=m * n_classes).reshape(m, n_classes)
+        tables.append((table / np.maximum(table.sum(axis=1, keepdims=True), 1e-12)).astype(np.float32))
+    return tables
 
 
 def _smoothed(shares: Array, smoothing: float) -> Array:
@@ -62,7 +63,9 @@ def knn_logits(arrays: Mapping[str, Array], X: Array) -> Array:
     softness = float(arrays["softness"][0])
     queries = _unit(X, arrays["mean"])
     blocks = [
-        _by_class(_votes(queries[i : i + _ROWS] @ arrays["bank"].T, k, softness), arrays["labels"], n_classes)
+        _shares(
+            queries[i : i + _ROWS] @ arrays["bank"].T, arrays["labels"], n_classes=n_classes, choices=[(k, softness)]
+        )[0]
         for i in range(0, len(X), _ROWS)
     ]
     shares = np.concatenate(blocks) if blocks else np.zeros((0, n_classes), dtype=np.float32)
@@ -129,30 +132,30 @@ def fit_knn(
 
 def _search(bank: Array, labels: Array, groups: Array, *, n_classes: int) -> tuple[Array, list[dict[str, Any]]]:
     """The left-out logits of the best choice, and for each k its best softness and smoothing by log loss."""
-    search: list[dict[str, Any]] = []
+    ks = [k for k in NEIGHBOURS if k < len(bank)]
+    choices = [(k, softness) for k in ks for softness in (SOFTNESS if k > 1 else SOFTNESS[:1])]
+    rows: list[dict[str, Any]] = []
     best, answers = np.inf, np.zeros((0, n_classes), dtype=np.float32)
-    for k in [k for k in NEIGHBOURS if k < len(bank)]:
-        rows = []
-        for softness in SOFTNESS if k > 1 else SOFTNESS[:1]:
-            shares = _left_out(bank, labels, groups, n_classes=n_classes, k=k, softness=softness)
-            for smoothing in SMOOTHING:
-                logits = _smoothed(shares, smoothing)
-                accuracy, loss = accuracy_and_loss(logits, labels)
-                rows.append(
-                    {"k": k, "softness": softness, "smoothing": smoothing, "accuracy": accuracy, "log_loss": loss}
-                )
-                if loss < best:
-                    best, answers = loss, logits
-        search.append(min(rows, key=lambda row: row["log_loss"]))
-    return answers, search
+    for (k, softness), shares in zip(
+        choices, _left_out(bank, labels, groups, n_classes=n_classes, choices=choices), strict=True
+    ):
+        for smoothing in SMOOTHING:
+            logits = _smoothed(shares, smoothing)
+            accuracy, loss = accuracy_and_loss(logits, labels)
+            rows.append({"k": k, "softness": softness, "smoothing": smoothing, "accuracy": accuracy, "log_loss": loss})
+            if loss < best:
+                best, answers = loss, logits
+    return answers, [min((row for row in rows if row["k"] == k), key=lambda row: row["log_loss"]) for k in ks]
 
 
-def _left_out(bank: Array, labels: Array, groups: Array, *, n_classes: int, k: int, softness: float) -> Array:
-    """The class shares [n, n_classes] of every item by its k nearest items outside its own group."""
-    shares = np.empty((len(bank), n_classes), dtype=np.float32)
+def _left_out(
+    bank: Array, labels: Array, groups: Array, *, n_classes: int, choices: Sequence[tuple[int, float]]
+) -> list[Array]:
+    """For each choice the class shares [n, n_classes] of every item by the items outside its own group."""
+    blocks = []
     for i in range(0, len(bank), _ROWS):
         rows = slice(i, i + _ROWS)
         similarity = bank[rows] @ bank.T
         similarity[groups[rows][:, None] == groups[None, :]] = -np.inf
-        shares[rows] = _by_class(_votes(similarity, k, softness), labels, n_classes)
-    return shares
+        blocks.append(_shares(similarity, labels, n_classes=n_classes, choices=choices))
+    return [np.concatenate(parts) for parts in zip(*blocks, strict=True)]

@@ -42,7 +42,7 @@ class Kind:
 
 LINEAR_KINDS = {
     "linear": Kind("softmax", "C", tuple(10.0 ** (e / 2) for e in range(-8, 5)), 2, False),
-    "svm": Kind("hinge", "C", tuple(10.0 ** (e / 2) for e in range(-4, 5)), 10, True),
+    "svm": Kind("hinge", "C", tuple(10.0**e for e in range(-2, 3)), 10, True),
     "ridge": Kind("square", "alpha", tuple(10.0 ** (e / 2) for e in range(12, -3, -1)), 2, True),
 }
 
