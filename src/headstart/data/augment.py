@@ -1,7 +1,9 @@
 """Views: the deterministic preprocessing of a picture that the Card rules, and its augmented variants.
 
 A view is uint8 (3, height, width); `normalise` makes it the float input of the network. Resizing is antialiased and
-stays in uint8: the same pixels as Pillow's within one level, at about twice the speed.
+stays in uint8: the pixels of Pillow's filters within one level (two in less than a
+thousandth of the values), several times as fast. The width is resized first and the height after it, as Pillow did when
+most published networks were trained; versions of Pillow that choose the order by cost differ more on hard edges.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from headstart.errors import SourceError, did_you_mean
 from headstart.records import Card
 from headstart.settings import Settings
 
@@ -93,7 +96,8 @@ def normalise(batch: Tensor, card: Card) -> Tensor:
 
 def _tensor(image: np.ndarray) -> Tensor:
     """H×W×3 array → (3, H, W) view of the same memory: channels-last strides, which the fast resize kernels want."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    image = np.ascontiguousarray(image)
+    return torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
 
 
 def _covering(tall: int, wide: int, height: int, width: int) -> tuple[int, int]:
@@ -114,9 +118,15 @@ def _resize(view: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
         return resized[0]
     from PIL import Image
 
-    filters = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampling.NEAREST}
+    names = _TENSOR_MODES | {"lanczos", "nearest", "box", "hamming"}
+    if interpolation not in names:
+        raise SourceError(
+            f"the source asks for the interpolation {interpolation!r}",
+            remedy=did_you_mean(interpolation, sorted(names)),
+        )
     picture = Image.fromarray(view.permute(1, 2, 0).numpy())
-    array = np.array(picture.resize(size[::-1], filters.get(interpolation, Image.Resampling.BICUBIC)))
+    method = Image.Resampling[interpolation.upper()]
+    array = np.array(picture.resize((size[1], picture.height), method).resize(size[::-1], method))
     return _tensor(array)
 
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from headstart.data import decode
 from headstart.data.augment import Augmentation, augmented_view, center_view, draft_side, flipped_view
 from headstart.errors import UnreadableImage
-from headstart.records import Card, Item, Skipped
+from headstart.files import hash_bytes
+from headstart.records import Card, Item, MemoryOrigin, Skipped
 
 __all__ = ["Batch", "Views", "batches", "default_workers"]
 
@@ -39,7 +40,11 @@ class Batch:
 
 
 class Views:
-    """Item position → view. `epoch` and the seed decide an augmented view, so any moment can be repeated."""
+    """Item position → view. `epoch` and the seed decide an augmented view, so any moment can be repeated.
+
+    `hashes` are the sha256 that the pictures' bytes must have (none: not checked): a file that was replaced since the
+    audit is unreadable, so that no view is ever taken for another picture's.
+    """
 
     def __init__(
         self,
@@ -49,16 +54,28 @@ class Views:
         kind: str = "center",
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        hashes: Sequence[str] = (),
     ) -> None:
         self.items, self.card, self.kind = items, card, kind
         self.augmentation, self.seed, self.epoch = augmentation, seed, 0
+        self.hashes = hashes
 
     def __call__(self, position: int) -> Tensor:
-        image = decode.load(self.items[position], draft=draft_side(self.card))
+        image = self._pixels(position)
         if self.augmentation is not None:
             rng = np.random.default_rng((self.seed, self.epoch, position))
             return augmented_view(image, self.card, augmentation=self.augmentation, rng=rng)
         return flipped_view(image, self.card) if self.kind == "flipped" else center_view(image, self.card)
+
+    def _pixels(self, position: int) -> np.ndarray:
+        item, side = self.items[position], draft_side(self.card)
+        in_memory = isinstance(item.origin, MemoryOrigin)
+        if not self.hashes or in_memory:  # what lies in memory is not replaced by anyone else
+            return decode.load(item, draft=side)
+        data = decode.read_bytes(item)
+        if hash_bytes(data) != self.hashes[position]:
+            raise UnreadableImage(item.name, "the file has changed since it was checked")
+        return decode.decode(data, item.name, draft=side)
 
 
 def default_workers() -> int:
