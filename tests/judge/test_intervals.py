@@ -1,4 +1,4 @@
-"""Intervals and paired tests against their definitions and statsmodels-free references."""
+"""Intervals and paired tests against their definitions and published figures."""
 
 from __future__ import annotations
 
