@@ -533,3 +533,78 @@ def test_completion_knows_the_choices() -> None:
     environment = {**os.environ, "_HEADSTART_COMPLETE": "complete_bash", "COMP_CWORD": "4"}
     told = headstart(env={**environment, "COMP_WORDS": "headstart fit data --strategy fr"})
     assert "frozen" in told.stdout
+
+
+# --- with the real api ------------------------------------------------------------------------------------------
+
+
+def two_colours(folder: Path, splits: dict[str, int]) -> Path:
+    """Write FOLDER/SPLIT/{blue,red}/N.png, so many a class in each split."""
+    from PIL import Image
+
+    for split, count in splits.items():
+        for name, colour in (("blue", (20, 40, 200)), ("red", (210, 30, 20))):
+            (folder / split / name).mkdir(parents=True)
+            for n in range(count):
+                shade = tuple(min(255, c + 2 * n + len(split)) for c in colour)
+                Image.new("RGB", (36 + n, 40), shade).save(folder / split / name / f"{n}.png")
+    return folder
+
+
+def test_a_whole_session_from_looking_to_predicting(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = two_colours(tmp_path / "pictures", {"train": 6, "val": 3, "test": 4})
+    (data / "train" / "red" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nhalf")
+
+    def told(*words: str, code: int = 0) -> Any:
+        assert cli.run([*words, "--json"]) == code, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out) if code == 0 else capsys.readouterr().err
+
+    found = told("inspect", str(data))
+    assert found["classes"] == ["blue", "red"]
+    assert [row["file"] for row in found["skipped"]] == ["train/red/broken.png"]
+
+    run = told("fit", str(data), "--source", "toy", "--head", "ridge", "--out", "run", "--seed", "3")
+    assert run["settings"]["head"] == "ridge"
+    assert run["plan"]["strategy"] == "frozen"
+    assert run["scores"]["test"]["n"] == 8
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == run
+    assert "--overwrite" in told("fit", str(data), "--source", "toy", "--out", "run", code=2)
+
+    assert told("resume", "run") == run
+    judged = told("evaluate", "run", str(data), "--split", "test")
+    assert judged["accuracy"] == pytest.approx(run["scores"]["test"]["accuracy"])
+    answers = told(
+        "predict", "run", str(data / "test" / "red"), str(data / "train" / "red" / "broken.png"), "--top-k", "1"
+    )
+    assert len(answers) == 5
+    assert [set(answer) for answer in answers if "error" in answer] == [{"file", "error"}]
+    assert all(len(answer["probabilities"]) == 1 for answer in answers if "error" not in answer)
+
+    assert cli.run(["fit", str(data), "--source", "toy", "--out", "run", "--overwrite", "--quiet"]) == 0
+    assert cli.run(["subset", str(data), "--per-class", "2", "--out", "small"]) == 0
+    assert "small: 2 classes, train 4" in capsys.readouterr().out
+    assert sorted(p.name for p in (tmp_path / "small" / "train").iterdir()) == ["blue", "red"]
+    assert "toy" in [row["address"] for row in told("sources")]
+
+
+def test_real_mistakes_end_in_one_line(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    two_colours(tmp_path / "data", {"train": 4})
+    for words in (
+        ["inspect", "nowhere"],
+        ["fit", "nowhere", "--source", "toy"],
+        ["fit", "data", "--source", "timm:resnet1888"],
+        ["fit", "data", "--source", "toy", "--cut", "nowhere", "--strategy", "partial"],
+        ["predict", "data", "x.png"],
+        ["evaluate", "nowhere", "data"],
+        ["resume", "data"],
+    ):
+        assert cli.run([*words, "--quiet"]) == 2, words
+        told = capsys.readouterr()
+        assert told.out == ""
+        assert len(told.err.splitlines()) == 1, told.err
+        assert told.err.startswith("error: ")
+    assert not (tmp_path / "headstart-runs").exists()

@@ -102,7 +102,8 @@ def import_nodes(tree: ast.AST, *, everywhere: bool) -> list[ast.Import | ast.Im
     return found
 
 
-def imported(module: str, *, everywhere: bool) -> set[str]:
+@cache
+def imported(module: str, *, everywhere: bool) -> frozenset[str]:
     """Full dotted names that a module imports; `from a import b` gives a.b where b is a module, else a."""
     names: set[str] = set()
     for node in import_nodes(tree_of(module), everywhere=everywhere):
@@ -113,7 +114,7 @@ def imported(module: str, *, everywhere: bool) -> set[str]:
         for alias in node.names:
             whole = f"{node.module}.{alias.name}"
             names.add(whole if whole.removeprefix("headstart.") in MODULES else str(node.module))
-    return names
+    return frozenset(names)
 
 
 def own_imports(module: str, *, everywhere: bool) -> set[str]:
