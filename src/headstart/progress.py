@@ -83,9 +83,8 @@ def _value(name: str, value: object) -> str:
 
 
 def _fields(fields: Mapping[str, Any]) -> str:
-    shown = (
-        f"{safe(name).replace('_', ' ')} {_value(name, value)}" for name, value in fields.items() if value is not None
-    )
+    titles = {name: "" if name == "seconds" else safe(name).replace("_", " ") + " " for name in fields}
+    shown = (titles[name] + _value(name, value) for name, value in fields.items() if value is not None)
     return "  ".join(shown)
 
 
