@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from families import BUILDERS
+from source_families import BUILDERS
 
 from headstart.sources.base import Source
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import images_for
+from source_families import images_for
 from torch import nn
 
 from headstart.errors import HeadstartError, SettingsError, SourceError

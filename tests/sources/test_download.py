@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,13 +11,14 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save
-from server import serving
+from weights_server import serving
 
 from headstart.errors import SourceError
 from headstart.sources import list_sources, open_source
 from headstart.sources._download import fetch
 
 NAME = "shufflenet_v2_x0_5"
+NOBODY = "http://127.0.0.1:9"
 
 
 @pytest.fixture(scope="module")
@@ -104,56 +101,73 @@ def test_a_file_whose_name_has_no_hash_is_taken_as_it_is(cache: Path) -> None:
         assert fetch(f"{url}/plain.pth", address="a", architecture="b").read_bytes() == b"bytes"
 
 
-_ON_A_HUB = """
-    import json, sys
-    from headstart.sources import list_sources, open_source
-    from headstart.errors import SourceError
-    found = {}
-    for address in ["timm:hf-hub:someone/tiny", "timm:test_resnet.r160_in1k", "timm:hf-hub:someone/none"]:
-        try:
-            source = open_source(address)
-            found[address] = [source.sha256(), source.card.origin, list(source.card.classes)]
-        except SourceError as error:
-            found[address] = str(error)
-    print(json.dumps({"found": found, "listed": [row["address"] for row in list_sources()]}))
-"""
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the Hub; its client has read the environment long ago, so its constants are set."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return tmp_path / "hub"
 
 
-def test_the_hub_is_asked_once_and_what_is_cached_opens_without_it(tmp_path: Path) -> None:
+def point_the_hub_to(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def test_the_hub_is_asked_once_and_what_is_cached_opens_without_it(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
-    model = timm.create_model("test_resnet", num_classes=2)
-    published = timm.create_model("test_resnet")
+    model, published = timm.create_model("test_resnet", num_classes=2), timm.create_model("test_resnet")
     config = {"architecture": "test_resnet", "num_classes": 2, "label_names": ["a", "b"], "pretrained_cfg": {}}
     files = {
         "/someone/tiny/resolve/main/config.json": json.dumps(config).encode(),
         "/someone/tiny/resolve/main/model.safetensors": save(model.state_dict()),
         "/timm/test_resnet.r160_in1k/resolve/main/model.safetensors": save(published.state_dict()),
+        "/someone/bare/resolve/main/config.json": json.dumps(config).encode(),
     }
+    addresses = ["timm:hf-hub:someone/tiny", "timm:test_resnet.r160_in1k"]
     with serving(files, headers={"X-Repo-Commit": "a" * 40}) as (url, asked):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path / "torch")}
-        first = _in_a_process(environment)
-        fetched = [line for line in asked if line.startswith("GET") and "resolve" in line]
-        asked.clear()
-    # the server is gone
-    second = _in_a_process({**environment, "HF_ENDPOINT": "http://127.0.0.1:9"})
-    tiny, named_one = first["found"]["timm:hf-hub:someone/tiny"], first["found"]["timm:test_resnet.r160_in1k"]
-    backbone = timm.create_model("test_resnet", num_classes=0)
-    backbone.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("fc")})
-    assert tiny[1:] == ["hf-hub:someone/tiny", ["a", "b"]]
-    assert named_one[1] == "hf-hub:timm/test_resnet.r160_in1k"
-    assert tiny[0] != named_one[0]
-    assert sum("safetensors" in line for line in fetched) == 2
-    assert "could not be fetched" in first["found"]["timm:hf-hub:someone/none"]
-    assert {"timm:hf-hub:someone/tiny", "toy"} <= set(first["listed"])
-    for address in ("timm:hf-hub:someone/tiny", "timm:test_resnet.r160_in1k"):
-        assert second["found"][address] == first["found"][address]
+        point_the_hub_to(monkeypatch, url)
+        tiny, named_one = (open_source(address) for address in addresses)
+        assert sum("GET" in line and "safetensors" in line for line in asked) == 2
+        with pytest.raises(SourceError, match=r"none of config\.json"):
+            open_source("timm:hf-hub:someone/none")
+        with pytest.raises(SourceError, match=r"none of model\.safetensors"):
+            open_source("timm:hf-hub:someone/bare")
+    point_the_hub_to(monkeypatch, NOBODY)
+    assert [open_source(address).sha256() for address in addresses] == [tiny.sha256(), named_one.sha256()]
+    for source, network in ((tiny, model), (named_one, published)):
+        wanted = network.state_dict()
+        assert all(torch.equal(v, wanted[k]) for k, v in source.network.state_dict().items())
+    assert (tiny.card.origin, tiny.card.classes) == ("hf-hub:someone/tiny", ("a", "b"))
+    assert named_one.card.origin == "hf-hub:timm/test_resnet.r160_in1k"
+    assert named_one.card.input_size == (3, 160, 160)
+    rows = {row["address"]: row for row in list_sources()}
+    assert set(rows) == {"toy", *addresses}
+    assert {rows[address]["architecture"] for address in addresses} == {"test_resnet"}
+    assert {rows[address]["where"] for address in addresses} == {"hub cache"}
+    assert rows[addresses[1]]["parameters"] == sum(p.numel() for p in published.parameters())
 
 
-def _in_a_process(environment: dict[str, str]) -> dict[str, dict[str, list[object]]]:
-    """What the script prints, in a new process: the Hub's client reads its environment when it is imported."""
-    command = [sys.executable, "-c", textwrap.dedent(_ON_A_HUB)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    answer: dict[str, dict[str, list[object]]] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+def test_a_silent_hub_gives_one_error_at_once(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point_the_hub_to(monkeypatch, NOBODY)
+
+    def fetch_anyway(*_: object, **__: object) -> str:
+        raise AssertionError("the Hub's client, which tries for a minute, was called")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch_anyway)
+    with pytest.raises(SourceError, match=r"could not be fetched.*--weights FILE, random:test_resnet"):
+        open_source("timm:test_resnet")
+
+
+def test_a_damaged_file_in_the_cache_of_the_hub_is_named(hub_cache: Path, tmp_path: Path) -> None:
+    snapshot = hub_cache / "models--timm--test_resnet.r160_in1k" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").write_bytes(b"torn")
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("a" * 40)
+    with pytest.raises(SourceError, match=r"cannot be loaded.*model\.safetensors.*[Dd]elete"):
+        open_source("timm:test_resnet.r160_in1k")

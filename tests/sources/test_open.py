@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from families import images_for
 from safetensors.torch import load_file, save_file
+from source_families import images_for
 
 from headstart.errors import SourceError
 from headstart.sources import build_whole, known, open_source
@@ -173,7 +173,7 @@ def test_a_weights_file_opens_in_every_common_nesting(
     torch.save(nest(network.state_dict()), tmp_path / "w.pth")
     source = open_source(name, weights=str(tmp_path / "w.pth"))
     assert same(source, network)
-    assert source.card.origin == "w.pth"
+    assert (source.address, source.card.origin) == (name, "w.pth")
 
 
 def test_safetensors_in_half_precision_load_into_single(network: torch.nn.Module, tmp_path: Path) -> None:
@@ -325,3 +325,37 @@ def test_networks_are_built_whole_by_the_names_they_are_saved_under() -> None:
 def test_a_network_with_several_feature_maps_is_refused() -> None:
     with pytest.raises(SourceError, match="several feature maps"):
         open_source("random:crossvit_9_240")
+
+
+def test_a_network_without_groups_is_cut_at_its_children() -> None:
+    from headstart.sources.blocks import blocks_by_children
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+            self.input = torch.nn.Linear(2, 2)
+            self.relu = torch.nn.ReLU()
+            self.body = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())
+            self.head = torch.nn.BatchNorm1d(2)
+
+    blocks = blocks_by_children(Network())
+    assert [block.name for block in blocks] == ["input_block", "body", "head_block"]
+    assert blocks[0].entries == ("scale", "input.weight", "input.bias")
+    assert [block.modules for block in blocks] == [("input", "relu"), ("body.0", "body.1"), ("head",)]
+
+
+def test_a_layer_that_cannot_hold_a_classifier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = open_source("toy")
+    for layer in (torch.nn.Identity(), torch.nn.Linear(64, 3, bias=False), torch.nn.Conv2d(64, 3, 3)):
+        monkeypatch.setattr(toy.library, "whole", lambda network, n, layer=layer: (torch.nn.Identity(), (layer,)))
+        with pytest.raises(SourceError, match="cannot hold a linear classifier"):
+            toy.whole(torch.ones(3, 64), torch.ones(3))
+
+
+def test_the_image_size_in_the_arguments_of_a_folder_is_the_cards(tmp_path: Path) -> None:
+    model = timm.create_model("test_vit", img_size=64, num_classes=2)
+    save_folder(
+        tmp_path / "vit", model, "test_vit", model_args={"img_size": 64}, pretrained_cfg={"input_size": [3, 160, 160]}
+    )
+    assert open_source(str(tmp_path / "vit")).card.input_size == (3, 64, 64)

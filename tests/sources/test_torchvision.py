@@ -10,8 +10,8 @@ import pytest
 import timm
 import torch
 import torchvision
-from families import images_for, lively, torchvision_source
 from safetensors.torch import save_file
+from source_families import images_for, lively, torchvision_source
 from torch import nn
 
 from headstart.errors import SourceError
@@ -208,6 +208,6 @@ def test_every_rule_for_a_twin_names_an_architecture_that_timm_has() -> None:
 
 @pytest.mark.slow
 def test_the_real_vgg11_is_saved_as_timms() -> None:
-    source = torchvision_source("vgg11", 224)
+    source = torchvision_source("vgg11", 32)
     assert source.width("native") == 4096
     assert source.whole_architecture == "vgg11"

@@ -80,6 +80,7 @@ def open_source(address: str, *, weights: str | None = None, image_size: int | N
         raise SourceError(f"image_size must be at least 1 pixel, got {image_size}")
     scheme, rest = _split(address)
     source = _OPENERS[scheme](rest, weights=weights, image_size=image_size, seed=seed)
+    source.address = address  # as it was given, so that it opens the same again
     return source.eval()
 
 

@@ -68,22 +68,27 @@ def _parameters(path: Path) -> int | None:
         return None
 
 
-def _hub() -> Iterator[dict[str, Any] | None]:
+def _hub() -> Iterator[dict[str, Any]]:
     """timm repositories in the cache of the Hugging Face Hub."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
     except (CacheNotFound, OSError, ValueError):
         return
     for repository in sorted(cache.repos, key=lambda repo: repo.repo_id):
-        if repository.repo_type != "model":
-            continue
         owner, _, name = repository.repo_id.partition("/")
-        address = f"timm:{name}" if owner == "timm" else f"timm:hf-hub:{repository.repo_id}"
-        rows = (_of_folder(Path(revision.snapshot_path), address, "hub cache") for revision in repository.revisions)
-        yield next((row for row in rows if row is not None), None)
+        for revision in repository.revisions:
+            folder = Path(revision.snapshot_path)
+            weights = folder / "model.safetensors"
+            if owner == "timm" and weights.is_file():  # timm itself knows the rest
+                size = weights.stat().st_size
+                yield _row(f"timm:{name}", name.partition(".")[0], _parameters(weights), size, "hub cache")
+                break
+            if row := _of_folder(folder, f"timm:hf-hub:{repository.repo_id}", "hub cache"):
+                yield row
+                break
 
 
 def _torch_home() -> Iterator[dict[str, Any]]:

@@ -226,18 +226,25 @@ def _published(name: str, recipe: Recipe) -> nn.Module:
     """The network with its published weights, loaded by timm itself, which knows their older formats."""
     import timm
 
-    facts, address, overlay = recipe.facts, f"timm:{name}", {}
+    facts, address, file = recipe.facts, f"timm:{name}", ""
     if facts.get("hf_hub_id") and not facts.get("custom_load"):
-        files = (
-            [facts["hf_hub_filename"]] if facts.get("hf_hub_filename") else ["model.safetensors", "pytorch_model.bin"]
-        )
-        overlay = {"file": str(fetch_from_hub(facts["hf_hub_id"], files, address=address, architecture=name))}
+        named = facts.get("hf_hub_filename")
+        files = [named] if named else ["model.safetensors", "pytorch_model.bin"]
+        file = str(fetch_from_hub(facts["hf_hub_id"], files, address=address, architecture=name))
     try:
         network: nn.Module = timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **dict(recipe.model_args)
+            name,
+            pretrained=True,
+            pretrained_cfg_overlay={"file": file} if file else None,
+            num_classes=0,
+            **dict(recipe.model_args),
         )
     except Exception as error:
-        raise unreachable(address, error, architecture=name) from error
+        if not file:
+            raise unreachable(address, error, architecture=name) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "Delete the file and try again, it may be damaged"
+        raise SourceError(f"the weights of {address} cannot be loaded: {reason}", where=file, remedy=remedy) from error
     return network
 
 
