@@ -31,6 +31,16 @@ __all__ = [
 ]
 
 
+def _one_line(text: str) -> str:
+    """`text` of a library or a person without its line breaks."""
+    return " ".join(str(text).split()) if any(mark in str(text) for mark in "\n\r\t") else str(text)
+
+
+def _escaped(name: object) -> str:
+    """A file's name with its line breaks written out: it must stay recognisable."""
+    return str(name).replace("\n", "\\n").replace("\r", "\\r")
+
+
 class HeadstartError(Exception):
     """Something went wrong that we foresaw."""
 
@@ -39,9 +49,9 @@ class UserError(HeadstartError):
     """The user can mend this: the message says what, which file and what to do."""
 
     def __init__(self, what: str, *, where: object = None, remedy: str = "") -> None:
-        self.what, self.where, self.remedy = what, where, remedy
-        place = f" [{where}]" if where is not None else ""
-        super().__init__(f"{what}{place}{'. ' + remedy if remedy else ''}")
+        self.what, self.where, self.remedy = _one_line(what), where, _one_line(remedy)
+        place = f" [{_escaped(where)}]" if where is not None else ""
+        super().__init__(f"{self.what}{place}{'. ' + self.remedy if remedy else ''}")
 
 
 class DataError(UserError):
@@ -72,26 +82,39 @@ class MissingExtraError(UserError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
+        self._made_of = (package, extra, purpose)
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed",
             remedy=f"Install it with: pip install 'headstart[{extra}]'",
         )
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """How to send the error to another process."""
+        return type(self), self._made_of
 
-class UnreadableImage(HeadstartError):
+
+class UnreadableImage(HeadstartError):  # noqa: N818  what it is, not that it is an error
     """One picture cannot be decoded; `reason` says why in a few words."""
 
     def __init__(self, name: str, reason: str) -> None:
-        self.name, self.reason = name, reason
-        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, _one_line(reason)
+        super().__init__(f"{_escaped(name)}: {self.reason}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """How to send the error to another process."""
+        return type(self), (self.name, self.reason)
 
 
-class Interrupted(HeadstartError):
+class Interrupted(HeadstartError):  # noqa: N818  no error, an ending
     """The run was stopped from outside after its state was saved."""
 
     def __init__(self, exit_code: int, resume_command: str) -> None:
         self.exit_code, self.resume_command = exit_code, resume_command
         super().__init__(f"interrupted; go on with: {resume_command}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """How to send the error to another process."""
+        return type(self), (self.exit_code, self.resume_command)
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
@@ -101,5 +124,7 @@ def did_you_mean(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3)
     if near:
         return f"Did you mean {' or '.join(near)}?"
+    if not known:
+        return "None are known"
     shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
     return f"Known: {shown}"

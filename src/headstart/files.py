@@ -40,6 +40,15 @@ __all__ = [
 _CHUNK = 1 << 20
 
 
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()  # asked once, at import: asking means setting it, for all threads
+
+
 def home() -> Path:
     """Our own cache folder: HEADSTART_HOME, else the platform's cache folder + headstart."""
     if named := os.environ.get("HEADSTART_HOME"):
@@ -68,13 +77,14 @@ def write_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", suffix=".tmp", dir=target.parent)
+        short = os.fsencode(target.name)[:80].decode("utf-8", "ignore")  # names are limited in bytes
+        number, name = tempfile.mkstemp(prefix=f".{short}.", suffix=".tmp", dir=target.parent)
         temporary = Path(name)
         with os.fdopen(number, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(0o666 & ~_UMASK)
         temporary.replace(target)
         temporary = None
         sync_folder(target.parent)
@@ -86,13 +96,8 @@ def write_stream(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         ) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            with suppress(OSError):  # the first error is the one to tell
+                temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -162,19 +167,15 @@ def check_writable(folder: str | os.PathLike[str], *, need_bytes: int = 0) -> No
 
     Nothing is left behind: the folder is not created.
     """
-    place = Path(folder)
-    while not place.exists():
-        if place == place.parent:
-            break
-        place = place.parent
-    if not place.is_dir():
-        raise OutputError("not a folder", where=place, remedy="Choose another --out.")
     try:
+        place = _nearest_existing(Path(folder))
+        if not place.is_dir():
+            raise OutputError("not a folder", where=place, remedy="Choose another --out.")
         with tempfile.TemporaryFile(dir=place) as probe:
             probe.write(b"headstart")
     except OSError as error:
         raise OutputError(
-            f"cannot write there: {error.strerror or error}", where=place, remedy="Choose another --out."
+            f"cannot write there: {error.strerror or error}", where=folder, remedy="Choose another --out."
         ) from error
     free = shutil.disk_usage(place).free
     if free < need_bytes:
@@ -183,6 +184,10 @@ def check_writable(folder: str | os.PathLike[str], *, need_bytes: int = 0) -> No
             where=place,
             remedy="Free some space or choose another --out.",
         )
+
+
+def _nearest_existing(folder: Path) -> Path:
+    return next((place for place in (folder, *folder.parents) if place.exists()), Path())
 
 
 @contextmanager
@@ -198,7 +203,9 @@ def lock(folder: str | os.PathLike[str], *, wait: float = 0.0) -> Iterator[None]
     try:
         held.acquire(timeout=wait, poll_interval=0.02)
     except Timeout:
-        who = holder.read_text() if holder.exists() else "an unnamed process"
+        who = "an unnamed process"
+        with suppress(OSError):  # its holder may end at this very moment
+            who = holder.read_text()
         raise OutputError(
             f"another run ({who}) is working here", where=folder, remedy="Wait for it or choose another --out."
         ) from None

@@ -135,7 +135,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """The facts that travel with weights. It alone decides the preprocessing, in training, evaluation and prediction."""
+    """The facts that travel with weights. It alone decides the preprocessing, in training and in prediction."""
 
     architecture: str  # timm's name, or "torchvision/NAME"
     input_size: tuple[int, int, int] = (3, 224, 224)
@@ -242,7 +242,9 @@ def plain(value: Any) -> Any:
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (set, frozenset)):  # sorted: their own order changes from one process to the next
+        return sorted((plain(entry) for entry in value), key=repr)
+    if isinstance(value, (list, tuple)):
         return [plain(entry) for entry in value]
     if isinstance(value, Path):
         return value.as_posix()

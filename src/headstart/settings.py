@@ -6,6 +6,8 @@ The command line is generated from these fields, so a flag cannot exist without 
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
@@ -139,7 +141,9 @@ class Settings:
         choices=("auto", "fp32", "bf16"),
         panel="Machine",
     )
-    workers: int | None = option(None, "Decoding threads; 0 decodes in the main thread; default: from the cores.", low=0, panel="Machine")
+    workers: int | None = option(
+        None, "Decoding threads; 0 decodes in the main thread; default: from the cores.", low=0, panel="Machine"
+    )
     threads: int | None = option(None, "Compute threads; default: cores / processes.", low=1, panel="Machine")
     cache: bool = option(True, "Keep features for later runs.", panel="Machine")
 
@@ -158,8 +162,7 @@ class Settings:
                 clean[name] = _coerced(name, value, hints[name], known[name].metadata)
             except SettingsError as error:
                 mistakes.append(error.what)
-        if not mistakes:
-            mistakes += _contradictions({f.name: clean.get(f.name, f.default) for f in known.values()})
+        mistakes += _contradictions({f.name: clean.get(f.name, f.default) for f in known.values()})
         if mistakes:
             raise SettingsError("; ".join(mistakes))
         return cls(**clean)
@@ -208,13 +211,13 @@ def _typed(name: str, value: Any, wanted: type) -> Any:
         if isinstance(value, bool):
             return value
     elif wanted is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+        if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     elif wanted is int:
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
+        if isinstance(value, numbers.Integral) and not isinstance(value, bool):  # numpy's integers too
+            return int(value)
     elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
+        return str(value)  # a learning rate may come as a number
     elif hasattr(value, "__fspath__"):
         return str(value)
     raise SettingsError(f"{name} must be of type {wanted.__name__}, got {value!r}")
@@ -225,10 +228,14 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     if values["lr"] is not None and values["lr"] != "find":
         try:
-            if not float(values["lr"]) > 0:
+            if not 0 < float(values["lr"]) < math.inf:
                 raise ValueError
         except ValueError:
             found.append(f"lr must be a positive number or 'find', got {values['lr']!r}")
+    if values["lr"] is not None and values["backbone_lr"] is not None:
+        found.append("give lr or backbone_lr, not both")
+    if values["lr"] == "find" and values["head_lr"] is not None:
+        found.append("lr find chooses the head's rate: leave head_lr out")
     if values["cut"] is not None and values["train_last"] is not None:
         found.append("give cut or train_last, not both")
     if (values["cut"] is not None or values["train_last"] is not None) and values["strategy"] not in (
