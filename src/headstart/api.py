@@ -5,14 +5,12 @@ Every option of a run is a keyword here, a flag of the command and a key of the 
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart import files
+from headstart import runfolder
 from headstart.errors import DataError, Interrupted, OutputError, RunError, SettingsError, did_you_mean
 from headstart.progress import Reporter, Silent
 from headstart.records import SCHEMA
@@ -21,6 +19,7 @@ from headstart.settings import STRATEGIES, Settings
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from headstart.records import Plan
     from headstart.ship.model import Model
     from headstart.stages import Bench, Candidate
     from headstart.transfer.interrupt import Stop
@@ -40,8 +39,7 @@ __all__ = [
     "subset",
 ]
 
-_OURS = ("checkpoints", "model", "strategies", "scratch")  # folders of a run folder that --overwrite may remove
-_OUR_FILES = ("settings.json", "run.json", "report.html", "report.md", "predictions.csv", "log.jsonl")
+_STAGES = ("source", "audit", "features", "train", "judge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +65,19 @@ def fit(
 ) -> RunResult:
     """Transfer a source to `data`, judge it on a sealed test set and leave a model.
 
-    `data` is a path, a pair (pictures, labels) or a Dataset; `out` the run folder (None: nothing is written);
-    `options` are the fields of Settings. Raises a UserError when data, source, settings or folder cannot be used.
+    Args:
+        data: A folder or manifest, a pair (pictures, labels), or a Dataset. It is only read.
+        out: The run folder to write; None writes nothing.
+        settings: Options as one record; its defaults are used where it is None.
+        reporter: Who is told where the work is; None tells nobody.
+        overwrite: Replace the run that stands in `out`. Files there that are not the run's stay.
+        **options: Any field of Settings, for example source="toy" or strategy="full".
+
+    Returns the run's record and its Model. Raises a UserError when the data, the source, the options or the folder
+    cannot be used, and Interrupted on Ctrl-C or SIGTERM.
     """
     wanted = (settings or Settings()).changed(**options)
-    return _run("fit", data, out, settings=wanted, reporter=reporter, overwrite=overwrite)
+    return _run(_Job("fit", data, wanted), out, reporter=reporter, overwrite=overwrite)
 
 
 def compare(
@@ -84,17 +90,37 @@ def compare(
     overwrite: bool = False,
     **options: Any,
 ) -> RunResult:
-    """Run several strategies (default: all five) on the same splits and keep the one that is best on validation."""
+    """Run several strategies on the same splits and keep the one that is best on validation.
+
+    Args:
+        data: A folder or manifest, a pair (pictures, labels), or a Dataset. It is only read.
+        out: The run folder to write; None writes nothing.
+        strategies: Which to race; None races all five.
+        settings: Options as one record, the same for every strategy.
+        reporter: Who is told where the work is; None tells nobody.
+        overwrite: Replace the run that stands in `out`.
+        **options: Any field of Settings. `refit` is off unless given, so that all are trained on the same items.
+
+    Returns the record and Model of the best; its `race` has a row for each strategy. Raises what `fit` raises.
+    """
     wanted = (settings or Settings()).changed(**{"refit": False, **options})
-    names = tuple(strategies or STRATEGIES)
+    given = [strategies] if isinstance(strategies, str) else strategies
+    names = tuple(dict.fromkeys(given or STRATEGIES))
     for name in names:
         if name not in STRATEGIES:
             raise SettingsError(f"unknown strategy {name!r}", remedy=did_you_mean(name, list(STRATEGIES)))
-    return _run("compare", data, out, settings=wanted, reporter=reporter, overwrite=overwrite, strategies=names)
+    return _run(_Job("compare", data, wanted, names), out, reporter=reporter, overwrite=overwrite)
 
 
 def resume(run: str | Path, *, reporter: Reporter | None = None) -> RunResult:
-    """Go on with an interrupted run; a finished one is returned as it is and no byte of it changes."""
+    """Go on with an interrupted run; a finished one is returned as it is and no byte of it changes.
+
+    Args:
+        run: The --out folder of `fit` or `compare`.
+        reporter: Who is told where the work is; None tells nobody.
+
+    Raises RunError when no run was started there, or when its data, source or plan are no longer what they were.
+    """
     folder = Path(run)
     if not (folder / "settings.json").is_file():
         raise RunError("no run was started here", where=folder, remedy="Give the --out folder of `headstart fit`.")
@@ -102,179 +128,159 @@ def resume(run: str | Path, *, reporter: Reporter | None = None) -> RunResult:
         from headstart.ship.model import load
 
         (reporter or Silent()).say(f"{folder} is finished: nothing to do")
-        return RunResult(folder, files.read_json(folder / "run.json"), load(folder))
-    started = files.read_json(folder / "settings.json")
-    if started.get("data") is None:
+        return RunResult(folder, runfolder.read(folder / "run.json"), load(folder))
+    started = runfolder.read(folder / "settings.json")
+    if started["data"] is None:
         raise RunError(
             "the run was started from Python with data in memory",
             where=folder,
             remedy="Call headstart.fit with the same data and overwrite=True.",
         )
-    return _run(
-        started["verb"], started["data"], folder, settings=Settings.of(**started["settings"]), reporter=reporter,
-        strategies=tuple(started["strategies"]), going_on=True,
-    )  # fmt: skip
+    base, options = Path(started["directory"]), dict(started["settings"])
+    options.update({name: runfolder.anchored(options[name], base) for name in ("source", "weights")})
+    job = _Job(
+        started["verb"],
+        runfolder.anchored(started["data"], base),
+        Settings.of(**options),
+        tuple(started["strategies"]),
+        True,
+    )
+    return _run(job, folder, reporter=reporter)
 
 
-def _run(
-    verb: str,
-    data: Any,
-    out: str | Path | None,
-    *,
-    settings: Settings,
-    reporter: Reporter | None,
-    overwrite: bool = False,
-    strategies: tuple[str, ...] = (),
-    going_on: bool = False,
-) -> RunResult:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What to do: one strategy (fit) or several (compare), anew or going on."""
+
+    verb: str
+    data: Any
+    settings: Settings
+    strategies: tuple[str, ...] = ()
+    going_on: bool = False
+
+    @property
+    def started(self) -> dict[str, Any]:
+        """settings.json: what `resume` needs to know."""
+        path = str(self.data) if isinstance(self.data, (str, Path)) else None
+        return {
+            "schema": SCHEMA, "verb": self.verb, "data": path, "directory": str(Path.cwd()),
+            "strategies": self.strategies, "settings": asdict(self.settings),
+        }  # fmt: skip
+
+
+def _run(job: _Job, out: str | Path | None, *, reporter: Reporter | None, overwrite: bool = False) -> RunResult:
     """Prepare, open the run folder, train, judge, write."""
     from headstart.stages import prepare
     from headstart.transfer.interrupt import listening
 
-    reporter = reporter or Silent()
     folder = Path(out) if out is not None else None
-    if folder is not None and not going_on:
-        _check_folder(folder, overwrite)
+    if folder is not None and not job.going_on:
+        runfolder.check(folder, overwrite=overwrite, data=job.data)
     with listening() as stop:
-        bench = prepare(data, settings=settings, reporter=reporter, stop=stop)
-        plans = _plans(bench, settings, strategies)
-        with _run_folder(folder, bench, overwrite=overwrite and not going_on):
-            if folder is not None and bench.main:
-                started = {
-                    "schema": SCHEMA, "verb": verb, "data": str(data) if isinstance(data, (str, Path)) else None,
-                    "strategies": strategies, "settings": asdict(settings),
-                }  # fmt: skip
-                files.write_json(folder / "settings.json", started)
-            try:
-                return _train_and_write(verb, bench, plans, folder)
-            except (KeyboardInterrupt, Interrupted) as error:
-                raise _interrupted(error, stop, folder) from None
+        try:
+            bench = prepare(job.data, settings=job.settings, reporter=reporter or Silent(), stop=stop)
+            plans = _plans(bench, job)
+            with runfolder.hold(
+                folder if bench.main else None, job.started, overwrite=overwrite, going_on=job.going_on
+            ):
+                return _train_and_write(job, bench, plans, folder)
+        except (KeyboardInterrupt, Interrupted) as error:
+            raise _interrupted(error, stop, folder) from None
 
 
 def _interrupted(error: BaseException, stop: Stop, folder: Path | None) -> Interrupted:
-    code = error.exit_code if isinstance(error, Interrupted) else stop.code or 130
+    """The error to raise, with the command that goes on where there is one."""
     import shlex
 
-    return Interrupted(code, f"headstart resume {shlex.quote(str(folder))}" if folder else "the same call again")
+    code = stop.code or (error.exit_code if isinstance(error, Interrupted) else 130)
+    known = folder is not None and (folder / "settings.json").is_file() and not (folder / "run.json").is_file()
+    if known and runfolder.read(Path(str(folder)) / "settings.json")["data"] is not None:
+        return Interrupted(code, f"headstart resume {shlex.quote(str(folder))}")
+    return Interrupted(code, "the same call again")
 
 
-def _plans(bench: Bench, settings: Settings, strategies: tuple[str, ...]) -> list[tuple[Any, Settings]]:
-    """A Plan for each candidate, with the settings that made it; wrong cuts come out before anything is written."""
+def _plans(bench: Bench, job: _Job) -> list[tuple[Plan, Settings]]:
+    """A Plan for each candidate, with the settings that made it; raises what cannot work while nothing is written."""
     from headstart.stages import make_plan
 
-    if not strategies:
-        return [(make_plan(bench, settings), settings)]
-    found = []
-    for name in strategies:
-        own: dict[str, Any] = {"strategy": name}
-        if name != "partial":
-            own.update(cut=None, train_last=None)
-        if name != "frozen" and settings.head in ("svm", "ridge", "knn"):
-            own["head"] = "linear"
-        changed = settings.changed(**own)
-        found.append((make_plan(bench, changed), changed))
-    return found
+    wanted = [job.settings]
+    if job.strategies:
+        wanted = [_of_strategy(job.settings, name) for name in job.strategies]
+    if _trains_scratch(job):
+        wanted.append(_of_strategy(job.settings, "scratch"))
+    plans = [(make_plan(bench, own), own) for own in wanted]
+    if any(plan.epochs for plan, _ in plans) and not bench.samples("val").items:
+        raise DataError(
+            "there is nothing to choose the epoch on: the training set is too small to hold back a validation part",
+            where=bench.dataset.path,
+            remedy="Add images, or use --strategy frozen without --baseline.",
+        )
+    return plans
 
 
-def _train_and_write(verb: str, bench: Bench, plans: list[tuple[Any, Settings]], folder: Path | None) -> RunResult:
+def _trains_scratch(job: _Job) -> bool:
+    """Whether the baseline from random weights is asked for and not raced or trained anyway."""
+    own = job.strategies or (job.settings.strategy,)
+    return job.settings.baseline == "scratch" and "scratch" not in own
+
+
+def _of_strategy(settings: Settings, name: str) -> Settings:
+    """The settings of a run for another strategy: what belongs to one strategy alone is left to its default."""
+    own: dict[str, Any] = {"strategy": name}
+    if name != "partial":
+        own.update(cut=None, train_last=None)
+    if name != "frozen" and settings.head in ("svm", "ridge", "knn"):
+        own["head"] = "linear"
+    if name == "scratch":  # rates meant for pretrained weights would make it a poor baseline
+        own.update(lr=None, backbone_lr=None, head_lr=None, layer_decay=None)
+    return settings.changed(**own)
+
+
+def _train_and_write(job: _Job, bench: Bench, plans: list[tuple[Plan, Settings]], folder: Path | None) -> RunResult:
+    """Train all plans, choose, judge, and write run.json last."""
     import time
 
     from headstart import record as recording
+    from headstart.stages import train_candidate
 
     started = time.perf_counter()
-    candidates = [_candidate(bench, plan, own, folder, alone=verb == "fit") for plan, own in plans]
-    chosen, race = _choose(bench, candidates) if verb == "compare" else (candidates[0], [])
-    baseline = _baseline(bench, candidates, folder)
+    extra = _trains_scratch(job)
+    candidates = []
+    for number, (plan, own) in enumerate(plans):
+        place = folder
+        if extra and number == len(plans) - 1:
+            place = folder / "scratch" if folder is not None else None
+        elif job.verb == "compare" and folder is not None:
+            place = folder / "strategies" / plan.strategy
+        candidates.append(train_candidate(bench, plan, settings=own, folder=place))
+    raced, baseline = (candidates[:-1], candidates[-1]) if extra else (candidates, None)
     with bench.timed("judge"):
-        written = recording.run_record(bench, chosen, baseline=baseline, race=race, verb=verb)
+        chosen, race = _choose(bench, raced) if job.verb == "compare" else (raced[0], [])
+        if baseline is None and len(raced) > 1:
+            baseline = next((c for c in raced if c.plan.strategy == "scratch"), None)
+        written = recording.run_record(
+            bench, chosen, baseline=baseline, race=race, command=recording.command(job.verb, bench, job.strategies)
+        )
+    total = sum(bench.seconds.get(name, 0.0) for name in ("source", "audit")) + time.perf_counter() - started
+    seconds = {**dict.fromkeys(_STAGES, 0.0), **bench.seconds, "total": total}
+    written["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     if folder is not None and bench.main:
-        before = sum(value for name, value in bench.seconds.items() if name in ("source", "audit"))
-        written["seconds"]["total"] = round(before + time.perf_counter() - started, 3)
         with bench.reporter.stage("Writing the report"):
             recording.write_run(folder, bench, chosen, written)
     return RunResult(folder, written, recording.build_model(bench, chosen, written))
 
 
-def _candidate(bench: Bench, plan: Any, settings: Settings, folder: Path | None, *, alone: bool) -> Candidate:
-    from headstart.stages import train_candidate
-
-    place = folder if alone or folder is None else folder / "strategies" / plan.strategy
-    return train_candidate(bench, plan, settings=settings, folder=place)
-
-
 def _choose(bench: Bench, candidates: list[Candidate]) -> tuple[Candidate, list[dict[str, Any]]]:
     """The candidate with the best validation accuracy; of equals the one with fewer trained parameters."""
-    from headstart.record import race_row
+    from headstart.record import race_rows
 
-    rows = [race_row(bench, candidate) for candidate in candidates]
-    order = sorted(
-        range(len(rows)),
-        key=lambda i: (-(rows[i]["val"] or {"accuracy": 0.0})["accuracy"], candidates[i].trained_parameters),
-    )
-    rows[order[0]]["finalist"] = True
-    return candidates[order[0]], rows
+    def rank(candidate: Candidate) -> tuple[float, int]:
+        labels = bench.samples("val").labels
+        right = float((candidate.logits["val"].argmax(1) == labels).mean()) if len(labels) else 0.0
+        return -right, candidate.trained_parameters
 
-
-def _baseline(bench: Bench, candidates: list[Candidate], folder: Path | None) -> Candidate | None:
-    """The same network from random weights on the same splits, when asked for or already trained."""
-    from headstart.stages import make_plan, train_candidate
-
-    for candidate in candidates:
-        if candidate.plan.strategy == "scratch" and len(candidates) > 1:
-            return candidate
-    if bench.settings.baseline != "scratch" or candidates[0].plan.strategy == "scratch":
-        return None
-    head = bench.settings.head if bench.settings.head in ("auto", "linear", "mlp") else "linear"
-    own = bench.settings.changed(
-        strategy="scratch", head=head, cut=None, train_last=None, lr=None, backbone_lr=None, head_lr=None,
-        layer_decay=None,
-    )  # fmt: skip
-    with bench.timed("baseline"):
-        return train_candidate(
-            bench, make_plan(bench, own), settings=own, folder=folder / "scratch" if folder is not None else None
-        )
-
-
-# --- the run folder -------------------------------------------------------------------------------------------
-
-
-def _check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise OutputError unless the run folder can be made: checked before any work, nothing is written."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError("a file stands where the run folder should be", where=folder, remedy="Choose another --out.")
-    if folder.is_dir() and (content := {entry.name for entry in folder.iterdir()} - {".lock", ".lock.holder"}):
-        started = "settings.json" in content
-        if not started:
-            raise OutputError(
-                "the folder is not empty and no run of headstart", where=folder, remedy="Choose another --out."
-            )
-        if not overwrite:
-            finished = "run.json" in content
-            remedy = "Choose another --out, or give --overwrite"
-            raise OutputError(
-                "a run stands there already", where=folder,
-                remedy=remedy + ("." if finished else f", or go on with: headstart resume {folder}"),
-            )  # fmt: skip
-    files.check_writable(folder, need_bytes=50_000_000)
-
-
-@contextmanager
-def _run_folder(folder: Path | None, bench: Bench, *, overwrite: bool) -> Iterator[None]:
-    """Make and hold the run folder (on the main process)."""
-    if folder is None or not bench.main:
-        yield
-        return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror or error}", where=folder) from error
-    with files.lock(folder):
-        if overwrite:
-            for name in _OURS:
-                shutil.rmtree(folder / name, ignore_errors=True)
-            for name in _OUR_FILES:
-                (folder / name).unlink(missing_ok=True)
-        yield
+    best = min(candidates, key=rank)
+    return best, race_rows(bench, candidates, best)
 
 
 # --- looking at data ----------------------------------------------------------------------------------------------
@@ -333,7 +339,16 @@ def sources(folders: Sequence[str | Path] = (), pattern: str | None = None) -> l
 def predict(
     run: str | Path, files: Any, *, top_k: int | None = None, reporter: Reporter | None = None
 ) -> list[dict[str, Any]]:
-    """Answers of a run's model for files and folders: {file, label, probability, probabilities} or {file, error}."""
+    """Answers of a run's model: one dict a picture, {file, label, probability, probabilities} or {file, error}.
+
+    Args:
+        run: The folder of a run or of a model.
+        files: Files, folders, PIL images or arrays, one or a list; the answers keep their order.
+        top_k: Give only so many of the most probable classes; None gives all.
+        reporter: Who is told where the work is; None tells nobody.
+
+    Raises ModelError when the model cannot be opened, DataError when a path does not exist.
+    """
     from headstart.ship.model import load
 
     return [answer.as_dict(top_k) for answer in load(run).predict(files, reporter=reporter)]
@@ -344,8 +359,14 @@ def evaluate(
 ) -> dict[str, Any]:
     """Scores of a run's model on labelled data, classes matched by name.
 
-    `split` is train, val, test or all; default: test where there is one, else all.
-    Raises DataError when the data hold a class that the model does not know.
+    Args:
+        run: The folder of a run or of a model.
+        data: A folder or manifest, a pair (pictures, labels), or a Dataset; some of the model's classes are enough.
+        split: train, val, test or all; None takes test where there is one, else val, else all.
+        reporter: Who is told where the work is; None tells nobody.
+
+    Returns the fields of Scores with `split`, `classes` and `skipped`. Raises DataError when the data hold a class that
+    the model does not know, or no such split.
     """
     from headstart.data.facts import load_data
     from headstart.judge import scoring
@@ -361,9 +382,10 @@ def evaluate(
             remedy="Rename the class or leave it out.",
         )
     if split is None:
-        split = "test" if "test" in dataset.splits else "all"
+        split = next((name for name in ("test", "val") if name in dataset.splits), "all")
     if split != "all" and split not in dataset.splits:
-        raise DataError(f"there is no split {split!r}", where=dataset.path, remedy="Use --split all.")
+        known = ", ".join([*filter(None, dataset.splits), "all"])
+        raise DataError(f"there is no split {split!r}", where=dataset.path, remedy=f"There is: {known}.")
     items = [item for item in dataset.items if item.label is not None and split in ("all", item.split)]
     logits, skipped = model.logits(items, reporter=reporter)
     unread = {entry.file for entry in skipped}
@@ -379,10 +401,16 @@ def evaluate(
 
 
 def demo(out: str | Path, *, reporter: Reporter | None = None) -> RunResult:
-    """Transfer against scratch with few images a class, on data and a source that come with the package."""
+    """Transfer against scratch with few images a class, on data and a source that come with the package.
+
+    Writes the data into `out`/data and the run into `out`/run. Raises OutputError when something else stands in `out`.
+    """
     from headstart.demo import write_digits
 
     folder = Path(out)
+    runfolder.check(folder / "run", overwrite=True)
+    if folder.is_dir() and runfolder.content(folder) - ({"data", "run"} if (folder / "run").is_dir() else set()):
+        raise OutputError("the folder is not empty and no demo", where=folder, remedy="Choose another --out.")
     data = write_digits(folder / "data")
     return fit(
         data, folder / "run", source="toy", baseline="scratch", reporter=reporter, overwrite=True,

@@ -294,7 +294,7 @@ def evaluate(
     data: Data,
     *,
     split: Annotated[
-        str | None, typer.Option(help="train, val, test or all; default: test where there is one, else all.")
+        str | None, typer.Option(help="train, val, test or all; default: test, without it val, without both all.")
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -7,8 +7,9 @@ import io
 import os
 import platform
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,22 @@ import numpy as np
 from headstart import __version__, files, report
 from headstart.data import decode
 from headstart.data.facts import data_facts
+from headstart.errors import UnreadableImage
 from headstart.judge import diagnosis, intervals, scoring
 from headstart.records import SCHEMA, Item, Scores, plain
 from headstart.ship.model import Model, softmax
 from headstart.stages import Bench, Candidate
 
-__all__ = ["bare_model", "build_model", "environment", "race_row", "run_record", "score_splits", "write_run"]
+__all__ = [
+    "bare_model",
+    "build_model",
+    "command",
+    "environment",
+    "race_rows",
+    "run_record",
+    "score_splits",
+    "write_run",
+]
 
 _GALLERY = 24
 
@@ -43,9 +54,9 @@ def run_record(
     *,
     baseline: Candidate | None = None,
     race: Sequence[Mapping[str, Any]] = (),
-    verb: str = "fit",
+    command: str | None = None,
 ) -> dict[str, Any]:
-    """run.json as a plain dict. All but `seconds` and `work` is the same when the same command runs again."""
+    """run.json as a plain dict. All but `seconds` (in `race` too) and `work` is the same when a command runs again."""
     scores = score_splits(bench, chosen)
     test = bench.samples("test").labels
     majority = scoring.majority(bench.samples("train").labels, test, bench.dataset.classes)
@@ -53,17 +64,16 @@ def run_record(
     gain = None
     if baseline is not None:
         scratch = scoring.score(test, softmax(baseline.logits["test"]), classes=bench.dataset.classes)
-        baselines["scratch"] = {**plain(scratch), "epochs": baseline.plan.epochs, "seconds": round(baseline.seconds, 2)}
+        baselines["scratch"] = {**plain(scratch), "epochs": baseline.plan.epochs}
         right, other = (c.logits["test"].argmax(1) == test for c in (chosen, baseline))
         found = intervals.paired_bootstrap(right, other, seed=bench.settings.seed)
         gain = {"points": 100 * found.value, "interval": [100 * found.low, 100 * found.high]}
-        baselines["scratch"].pop("seconds")
     card = bench.source.card
     record = {
         "schema": SCHEMA,
         "headstart": __version__,
         "seed": bench.settings.seed,
-        "command": command(verb, bench),
+        "command": command,
         "settings": asdict(bench.settings),
         "data": data_facts(bench.dataset, bench.facts),
         "source": {
@@ -85,10 +95,7 @@ def run_record(
         "gain_over_scratch": gain,
         "race": list(race),
         "curves": chosen.curves,
-        "diagnosis": diagnosis.diagnose(
-            chosen.curves["points"], train=scores.get("train"), val=scores.get("val"),
-            majority=float(majority["accuracy"]), axis=chosen.curves["axis"],
-        ),
+        "diagnosis": _diagnosis(bench, chosen, scores),
         "features": {"items": len(bench.dataset.items), "pooling": chosen.plan.pooling, "dtype": "float32"},
         "frozen": chosen.frozen,
         "notes": [*bench.notes, *chosen.notes],
@@ -100,8 +107,21 @@ def run_record(
     return result
 
 
-def race_row(bench: Bench, candidate: Candidate) -> dict[str, Any]:
-    """One row of the strategy table."""
+def race_rows(bench: Bench, candidates: Sequence[Candidate], best: Candidate) -> list[dict[str, Any]]:
+    """The strategy table: one row a candidate. `score`, `interval` and `p_against_best` are of the validation items."""
+    labels = bench.samples("val").labels
+    right = [c.logits["val"].argmax(1) == labels for c in candidates] if len(labels) else []
+    rows = []
+    for number, candidate in enumerate(candidates):
+        row = _race_row(bench, candidate)
+        row["finalist"] = candidate is best
+        if right and candidate is not best:
+            row["p_against_best"] = intervals.mcnemar(right[number], right[candidates.index(best)])
+        rows.append(row)
+    return rows
+
+
+def _race_row(bench: Bench, candidate: Candidate) -> dict[str, Any]:
     scores = score_splits(bench, candidate)
 
     def short(name: str) -> dict[str, Any] | None:
@@ -110,10 +130,7 @@ def race_row(bench: Bench, candidate: Candidate) -> dict[str, Any]:
             return None
         return {"n": found.n, "accuracy": found.accuracy, "accuracy_interval": list(found.accuracy_interval)}
 
-    verdict = diagnosis.diagnose(
-        candidate.curves["points"], train=scores.get("train"), val=scores.get("val"), majority=0.0,
-        axis=candidate.curves["axis"],
-    )  # fmt: skip
+    held = short("val")
     return {
         "strategy": candidate.plan.strategy,
         "head": candidate.plan.head,
@@ -122,18 +139,37 @@ def race_row(bench: Bench, candidate: Candidate) -> dict[str, Any]:
         "trained_parameters": candidate.trained_parameters,
         "seconds": round(candidate.seconds, 2),
         "train_accuracy": scores["train"].accuracy,
-        "val": short("val"),
+        "val": held,
         "test": short("test"),
-        "gap": scores["train"].accuracy - scores["val"].accuracy if "val" in scores else None,
-        "verdict": verdict["verdict"],
+        "score": held["accuracy"] if held else None,
+        "interval": held["accuracy_interval"] if held else None,
+        "gap": scores["train"].accuracy - held["accuracy"] if held else None,
+        "p_against_best": None,
+        "verdict": _diagnosis(bench, candidate, scores)["verdict"],
         "finalist": False,
     }
 
 
-def command(verb: str, bench: Bench) -> str:
-    """The command line that repeats the run."""
-    words = ["headstart", verb, bench.dataset.path, *bench.settings.flags(), "--out", "RUN"]
-    return " ".join(word if word == "RUN" else shlex.quote(word) for word in words)
+def _diagnosis(bench: Bench, candidate: Candidate, scores: Mapping[str, Scores]) -> dict[str, Any]:
+    """Over- or underfitting, from training and validation alone."""
+    held, classes = bench.samples("val").labels, bench.dataset.classes
+    train = bench.samples("train").labels
+    majority = scoring.majority(train, held if len(held) else train, classes)
+    return diagnosis.diagnose(
+        candidate.curves["points"], train=scores.get("train"), val=scores.get("val"),
+        majority=float(majority["accuracy"]), axis=candidate.curves["axis"],
+    )  # fmt: skip
+
+
+def command(verb: str, bench: Bench, strategies: Sequence[str] = ()) -> str | None:
+    """The command line that repeats the run; None when its data were in memory."""
+    if bench.dataset.path == "memory":
+        return None
+    settings, words = bench.settings, ["headstart", verb, bench.dataset.path]
+    if verb == "compare":  # which has no flags for these: it sets them itself
+        settings = replace(settings, strategy="auto", refit=True)
+        words += ["--strategies", ",".join(strategies)]
+    return shlex.join([*words, *settings.flags(), "--out"]) + " RUN"
 
 
 def environment(bench: Bench) -> dict[str, Any]:
@@ -174,19 +210,19 @@ def _processor() -> str:
 
 def build_model(bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> Model:
     """The Model of the chosen candidate, with the facts that travel with it."""
-    names = ("torch", "torchvision", "timm", "numpy", "pillow")
-    facts = {
-        "headstart": __version__,
-        "source": record["source"],
-        "scores": {"test": record["scores"].get("test")},
-        "versions": {name: record["environment"][name] for name in names},
-    }
-    return Model(chosen.net, bench.dataset.classes, head=chosen.head, plan=chosen.plan, facts=facts)
+    facts = {"source": record["source"], "scores": {"test": record["scores"].get("test")}}
+    return _model(bench, chosen, environment(bench), facts)
 
 
 def bare_model(bench: Bench, chosen: Candidate) -> Model:
     """The Model of a candidate that was not judged."""
-    return Model(chosen.net, bench.dataset.classes, head=chosen.head, plan=chosen.plan, facts={})
+    return _model(bench, chosen, environment(bench), {})
+
+
+def _model(bench: Bench, chosen: Candidate, found: Mapping[str, Any], facts: Mapping[str, Any]) -> Model:
+    versions = {name: found[name] for name in ("torch", "torchvision", "timm", "numpy", "pillow")}
+    facts = {"headstart": __version__, **facts, "versions": versions}
+    return Model(chosen.net, bench.dataset.classes, head=chosen.head, plan=chosen.plan, facts=facts)
 
 
 def write_run(folder: Path, bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> None:
@@ -219,10 +255,17 @@ def _sample(bench: Bench) -> list[report.Picture]:
         by_class.setdefault(int(item.label or 0), []).append(item)
     queues = [[items[i] for i in rng.permutation(len(items))] for _, items in sorted(by_class.items())]
     turns = [queue[depth] for depth in range(_GALLERY) for queue in queues if depth < len(queue)]
-    return [
-        report.Picture(item.name, decode.thumbnail(item), bench.dataset.classes[int(item.label or 0)])
-        for item in turns[:_GALLERY]
-    ]
+    classes = bench.dataset.classes
+    return _pictures((item, {"label": classes[int(item.label or 0)]}) for item in turns[:_GALLERY])
+
+
+def _pictures(wanted: Iterable[tuple[Item, dict[str, Any]]]) -> list[report.Picture]:
+    """Thumbnails for the report, without those that can no longer be read: a picture less must not end the run."""
+    found = []
+    for item, words in wanted:
+        with suppress(UnreadableImage):
+            found.append(report.Picture(item.name, decode.thumbnail(item), **words))
+    return found
 
 
 def _errors(bench: Bench, candidate: Candidate) -> list[report.Picture]:
@@ -233,10 +276,14 @@ def _errors(bench: Bench, candidate: Candidate) -> list[report.Picture]:
     wrong = np.flatnonzero(predicted != samples.labels)
     worst = wrong[np.argsort(-chances[wrong].max(1), kind="stable")][:_GALLERY]
     classes = bench.dataset.classes
-    return [
-        report.Picture(
-            samples.items[i].name, decode.thumbnail(samples.items[i]), classes[samples.labels[i]],
-            predicted=classes[predicted[i]], probability=float(chances[i].max()),
+    return _pictures(
+        (
+            samples.items[i],
+            {
+                "label": classes[samples.labels[i]],
+                "predicted": classes[predicted[i]],
+                "probability": float(chances[i].max()),
+            },
         )
         for i in worst
-    ]  # fmt: skip
+    )

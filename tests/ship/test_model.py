@@ -16,13 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from toydata import CLASSES, folder_hash, picture
 
 import headstart
 from headstart import files
 from headstart.errors import DataError, ModelError
 from headstart.records import FileOrigin, Item
 from headstart.ship.model import Model, Prediction, find_model_folder, load, softmax
+from toydata import CLASSES, folder_hash, picture
 
 # What a program does that has never heard of headstart: pictures in, one file of logits for each folder out.
 _ELSEWHERE = """

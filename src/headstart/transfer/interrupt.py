@@ -20,12 +20,14 @@ class Stop:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Inside the block a first signal only sets `code`."""
+        """Inside the block a first signal only sets `code`; one that the loop did not see is raised at the end."""
         self._deferred += 1
         try:
             yield
         finally:
             self._deferred -= 1
+        if self.code is not None and not self._deferred:
+            raise KeyboardInterrupt
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
         """The signal handler."""

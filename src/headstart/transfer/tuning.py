@@ -151,7 +151,7 @@ class Trainer:
                 step += 1
                 bar.advance(size)
                 bar.update(loss=running.loss / max(1, running.seen))
-                if self.stop.code is not None and self.folder is not None:
+                if self.stop.code is not None:
                     self._interrupt(epoch, step, running)
         return running
 
