@@ -6,7 +6,7 @@ every run, strategy, head and fold, and nothing that changed can ever be served 
 
 On disk a key's folder holds shards, each written whole under a new name: any number of processes may fill the same
 store at once, and a run that was killed keeps what it had finished. Every row carries a checksum; a damaged row is
-dropped and computed again.
+dropped, said and computed again.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import logging
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from headstart import files
 from headstart.data import augment
 from headstart.data.loader import Views, batches
-from headstart.errors import HeadstartError, OutputError
+from headstart.errors import OutputError, SourceError
 from headstart.progress import Reporter, Silent
 from headstart.records import Item, Skipped
 from headstart.sources.base import Source, evaluating
@@ -46,8 +48,8 @@ class Features:
     skipped: tuple[Skipped, ...] = ()
 
 
-def feature_key(source: Source, *, pooling: str, view: str = "center") -> dict[str, object]:
-    """Everything besides the picture that shapes a row."""
+def feature_key(source: Source, *, pooling: str, view: str = "center", device: str = "cpu") -> dict[str, object]:
+    """Everything besides the picture that shapes a row (devices of one kind are taken to compute alike)."""
     import PIL
 
     return {
@@ -60,25 +62,34 @@ def feature_key(source: Source, *, pooling: str, view: str = "center") -> dict[s
         "preprocessing": source.card.preprocessing,
         "pooling": pooling,
         "view": view,
+        "device": device.partition(":")[0],
         "dtype": "float32",
     }
 
 
 class FeatureStore:
-    """Rows on disk for one key; `folder` is its own and is made at the first `put`."""
+    """Rows on disk for one key; `folder` is its own and is made at the first `put`.
+
+    `damaged` counts the rows and whole shards that `get` had to drop.
+    """
 
     def __init__(self, key: Mapping[str, object], *, root: Path | None = None) -> None:
         name = files.hash_json(key)
         self.key = dict(key)
         self.folder = (root or files.home() / "features") / name[:2] / name
-        self._rows: dict[str, np.ndarray] = {}
         self.damaged = 0
-        self._read: set[str] = set()
 
     def get(self, hashes: Sequence[str]) -> dict[str, np.ndarray]:
-        """The rows that are there, by hash; damaged ones are left out and counted."""
-        self._refresh()
-        return {h: self._rows[h] for h in hashes if h in self._rows}
+        """The rows that are there, by hash; damaged ones are left out, counted and removed from the store."""
+        wanted, found = set(hashes), dict[str, np.ndarray]()
+        for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
+            rows, damaged = _read_shard(path)
+            found.update((name, row.copy()) for name, row in rows.items() if name in wanted)
+            if damaged:
+                self.damaged += damaged
+                log.info("%d damaged rows in the feature shard %s", damaged, path.name)
+                self._mend(path, rows)
+        return found
 
     def put(self, hashes: Sequence[str], rows: np.ndarray) -> None:
         """Add rows (n, d) as one shard. Raises OutputError when the disk refuses; nothing is torn."""
@@ -92,36 +103,35 @@ class FeatureStore:
         }
         if not (self.folder / "key.json").exists():
             files.write_json(self.folder / "key.json", self.key)
-        name = f"{uuid.uuid4().hex}.safetensors"
-        files.write_bytes(self.folder / name, save(table))
-        self._read.add(name)
-        self._rows.update(zip(hashes, rows, strict=True))
+        files.write_bytes(self.folder / f"{uuid.uuid4().hex}.safetensors", save(table))
 
-    def _refresh(self) -> None:
-        if not self.folder.is_dir():
-            return
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name not in self._read:
-                self._read.add(path.name)
-                self._load(path)
+    def _mend(self, path: Path, good: Mapping[str, np.ndarray]) -> None:
+        """Keep a damaged shard's good rows in a new one; a store that cannot be written stays as it is."""
+        with suppress(OSError, OutputError):
+            if good:
+                self.put(list(good), np.stack(list(good.values())))
+            path.unlink(missing_ok=True)
 
-    def _load(self, path: Path) -> None:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
 
-        try:
-            table = load_file(path)
-            rows, hashes, sums = table["rows"], table["hashes"], table["checksums"]
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            log.warning("feature shard %s is damaged and is computed again: %s", path.name, error)
-            self.damaged += 1
-            return
-        for number, row in enumerate(rows):
-            name = hashes[number].tobytes().hex()
-            if _checksum(name, row) == int(sums[number]):
-                self._rows[name] = row
-            else:
-                self.damaged += 1
+def _read_shard(path: Path) -> tuple[dict[str, np.ndarray], int]:
+    """The good rows of a shard, and the number of bad ones (1 for a shard that cannot be read at all)."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        table = load_file(path)
+        rows, hashes, sums = table["rows"], table["hashes"], table["checksums"]
+        names = [hashes[number].tobytes().hex() for number in range(len(rows))]
+        good = {
+            name: row
+            for name, row, wanted in zip(names, rows, sums, strict=True)
+            if row.dtype == np.float32 and _checksum(name, row) == int(wanted)
+        }
+    except FileNotFoundError:  # another process has just mended it
+        return {}, 0
+    except (OSError, SafetensorError, KeyError, ValueError, IndexError, TypeError, OverflowError):
+        return {}, 1
+    return good, len(names) - len(good)
 
 
 def _checksum(name: str, row: np.ndarray) -> int:
@@ -143,66 +153,69 @@ def embed(
 ) -> Features:
     """Features of `items` at the head's input, float32 (n, d): from the store, or computed once and kept.
 
-    Items with the same bytes are computed once. An item whose file has become unreadable since the audit gets a row of
-    NaN and is named in `skipped`: the caller drops it, nothing takes its place.
+    Items with the same bytes are computed once. An item whose file has become unreadable or was replaced since the
+    audit gets a row of NaN and is named in `skipped`: the caller drops it, nothing takes its place.
+    Batches are always full (the last is filled up with copies), so that a row's bits do not depend on which other rows
+    the store held.
     """
+    reporter = reporter or Silent()
     keys = [hashes[item.name] for item in items]
-    store = FeatureStore(feature_key(source, pooling=pooling, view=view))
+    store = FeatureStore(feature_key(source, pooling=pooling, view=view, device=device))
     known = store.get(keys) if use_store else {}
+    if store.damaged:
+        reporter.note(f"{store.damaged} damaged rows of kept features are dropped and computed again")
     reused = sum(1 for key in keys if key in known)
-    first: dict[str, int] = {}
-    for position, key in enumerate(keys):
+    waiting: dict[str, list[Item]] = {}
+    for key, item in zip(keys, items, strict=True):
         if key not in known:
-            first.setdefault(key, position)
-    todo = list(first.values())
+            waiting.setdefault(key, []).append(item)
     skipped: list[Skipped] = []
-    if todo:
-        views = Views([items[p] for p in todo], source.card, kind=view)
-        keep = store if use_store else None
-        fresh = _compute(
-            source, views, [keys[p] for p in todo],
-            pooling=pooling, store=keep, device=device, reporter=reporter or Silent(), workers=workers,
-            batch_size=batch_size, skipped=skipped,
+    computed = 0
+    while waiting:  # one round, and another for the twins of files that could not be read
+        turn = {key: twins.pop(0) for key, twins in waiting.items()}
+        fresh, bad = _compute(
+            source, turn, pooling=pooling, view=view, store=store if use_store else None, device=device,
+            reporter=reporter, workers=workers, batch_size=batch_size,
         )  # fmt: skip
+        skipped += bad
+        computed += len(fresh)
         known.update(fresh)
+        waiting = {key: twins for key, twins in waiting.items() if key not in known and twins}
     width = source.width(pooling)
     missing = np.full(width, np.nan, dtype=np.float32)
     rows = np.stack([known.get(key, missing) for key in keys]) if keys else np.empty((0, width), np.float32)
-    return Features(rows, computed=len(todo) - len(skipped), reused=reused, skipped=tuple(skipped))
+    return Features(rows, computed=computed, reused=reused, skipped=tuple(skipped))
 
 
 def _compute(
     source: Source,
-    views: Views,
-    keys: list[str],
+    turn: Mapping[str, Item],
     *,
     pooling: str,
+    view: str,
     store: FeatureStore | None,
     device: str,
     reporter: Reporter,
     workers: int | None,
     batch_size: int,
-    skipped: list[Skipped],
-) -> dict[str, np.ndarray]:
-    """One pass in inference mode over `views`; rows are kept shard by shard."""
+) -> tuple[dict[str, np.ndarray], list[Skipped]]:
+    """One pass in inference mode over the items of `turn`, by hash; rows are kept shard by shard."""
+    keys = list(turn)
+    views = Views(list(turn.values()), source.card, kind=view, hashes=keys)
     order = [np.arange(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
     known: dict[str, np.ndarray] = {}
     pending: list[str] = []
-    network = source.to(device=device).to(memory_format=torch.channels_last)  # inside, its weights could not be trained
+    skipped: list[Skipped] = []
     with (
         evaluating(source),
         torch.inference_mode(),
         reporter.progress("Computing features", len(keys)) as bar,
     ):
+        source.to(device=device).to(memory_format=torch.channels_last)
         for batch in batches(views, order, workers=workers):
             skipped += batch.skipped
             if len(batch.index):
-                images = augment.normalise(batch.images.to(device), source.card)
-                rows = network(images.contiguous(memory_format=torch.channels_last), pooling).float().cpu().numpy()
-                if not np.isfinite(rows).all():
-                    raise HeadstartError(
-                        f"the source {source.address} gives features that are not finite: its weights are damaged"
-                    )
+                rows = _forward(source, batch.images.to(device), pooling=pooling, batch_size=batch_size)
                 names = [keys[int(i)] for i in batch.index]
                 known.update(zip(names, rows, strict=True))
                 pending += names
@@ -211,7 +224,22 @@ def _compute(
                 store, pending = _flush(store, pending, known, reporter), []
         if store is not None and pending:
             _flush(store, pending, known, reporter)
-    return known
+    return known, skipped
+
+
+def _forward(source: Source, images: Tensor, *, pooling: str, batch_size: int) -> np.ndarray:
+    """Rows of a batch of views that is filled up to `batch_size`: kernels may round other sizes differently."""
+    filling = images[:1].expand(batch_size - len(images), -1, -1, -1)
+    inputs = augment.normalise(torch.cat([images, filling]), source.card)
+    features = source(inputs.contiguous(memory_format=torch.channels_last), pooling)[: len(images)]
+    rows: np.ndarray = features.float().cpu().numpy()
+    if not np.isfinite(rows).all():
+        raise SourceError(
+            "gives features that are not finite numbers: its weights are damaged or not for this input",
+            where=source.address,
+            remedy="Fetch the weights again, or choose another --source.",
+        )
+    return rows
 
 
 def _flush(
@@ -224,9 +252,3 @@ def _flush(
         reporter.note(f"features are not kept for later runs: {error}")
         return None
     return store
-
-
-def store_size(root: Path | None = None) -> int:
-    """Bytes that the store takes on disk."""
-    base = root or files.home() / "features"
-    return sum(entry.stat().st_size for entry in base.rglob("*") if entry.is_file() and not entry.is_symlink())
