@@ -4,8 +4,8 @@
 
 The three ways are those of OneFlow's transfer-learning tutorial: train everything with one rate; train everything, the
 backbone slowly; train the head alone. Its recipe is kept: SGD with momentum 0.9, weight decay 5e-4, batches of 64, a
-constant rate, resized pictures flipped both ways, a head that starts from random weights, three epochs. Two things differ:
-the frozen way fits its head by a convex solver, and the scratch baseline gets the rate that suits random weights
+constant rate, resized pictures flipped both ways, a head that starts from random weights, three epochs. Two things
+differ: the head alone is fitted by a convex solver, and training from scratch gets the rate that suits random weights
 (0.05, not 0.001), because a baseline should be given a chance.
 """
 
@@ -61,7 +61,8 @@ def row(name: str, run: dict) -> str:
     low, high = test["accuracy_interval"]
     trained = run["plan"]["trained_parameters"]
     best = run["curves"].get("best", "–")
-    return f"| {name} | {trained:,} | {run['seconds']['total']:.0f} | {test['accuracy']:.4f} ({low:.3f} to {high:.3f}) | {best} |"
+    score = f"{test['accuracy']:.4f} ({low:.3f} to {high:.3f})"
+    return f"| {name} | {trained:,} | {run['seconds']['total']:.0f} | {score} | {best} |"
 
 
 def answers(folder: Path) -> list[bool]:

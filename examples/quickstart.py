@@ -1,4 +1,4 @@
-"""The shortest whole run: transfer, judge, use. Needs no network connection, no data and no pretrained weights of yours.
+"""The shortest whole run: transfer, judge, use. No network connection, no data of yours, no download.
 
 python examples/quickstart.py
 """
