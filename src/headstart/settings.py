@@ -102,6 +102,12 @@ class Settings:
     ema: float = option(
         0.0, "Decay of an exponential average of the weights; 0 is off.", low=0, high=1, panel="Training"
     )
+    norm_stats: str = option(
+        "auto",
+        "BatchNorm statistics; auto: frozen for a pretrained start, updated from scratch.",
+        choices=("auto", "frozen", "updated"),
+        panel="Training",
+    )
     clip: float = option(1.0, "Largest norm of the gradient; 0 is off.", low=0, panel="Training")
 
     # augmentation

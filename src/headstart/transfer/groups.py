@@ -12,7 +12,7 @@ from headstart.errors import HeadstartError, SettingsError, did_you_mean
 from headstart.records import Block
 from headstart.sources.base import Source, entry_digest
 
-__all__ = ["Frozen", "cut_index", "freeze", "parameter_groups", "rates"]
+__all__ = ["Frozen", "cut_index", "freeze", "hold_norms", "parameter_groups", "rates"]
 
 
 def cut_index(blocks: Sequence[Block], *, cut: str | None = None, train_last: int | None = None) -> int:
@@ -114,6 +114,17 @@ def _wholly_frozen(source: Source, index: int) -> Iterator[nn.Module]:
 def freeze(source: Source, index: int) -> Frozen:
     """Freeze the first `index` blocks of `source` and let the others be trained; see Frozen."""
     return Frozen(source, index)
+
+
+def hold_norms(source: Source) -> None:
+    """Put BatchNorm layers in evaluation mode: pretrained statistics stay, weights and biases may be trained.
+
+    With few images the statistics of a batch are far from those that the features, and the head fitted on them, were
+    made with; keeping them is what makes a careful fine-tuning start where the probe ended.
+    """
+    for module in source.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def rates(

@@ -206,4 +206,8 @@ def _schedule(strategy: str, settings: Settings, epochs: int) -> dict[str, Any]:
         "optimizer", "momentum", "schedule", "warmup", "batch_size", "accumulate", "label_smoothing", "mixup",
         "class_weights", "ema", "clip", "augment", "crop_scale", "hflip", "vflip",
     )  # fmt: skip
-    return {**{name: getattr(settings, name) for name in names}, "weight_decay": decay, "patience": patience}
+    norms = settings.norm_stats
+    if norms == "auto":
+        norms = "updated" if strategy == "scratch" else "frozen"
+    own = {"weight_decay": decay, "patience": patience, "norm_stats": norms}
+    return {**{name: getattr(settings, name) for name in names}, **own}
