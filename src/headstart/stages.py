@@ -23,7 +23,7 @@ from headstart.data.facts import counting, load_data
 from headstart.data.splits import seal
 from headstart.errors import DataError
 from headstart.files import hash_json
-from headstart.progress import Reporter
+from headstart.progress import Reporter, Silent
 from headstart.records import Dataset, Facts, Item, Plan
 from headstart.settings import Settings
 from headstart.sources import open_source
@@ -94,7 +94,7 @@ class Bench:
 
     def samples(self, *splits: str) -> Samples:
         """Items and labels of some splits, in the order of the data set."""
-        return Samples.of([item for item in self.dataset.items if item.split in splits])
+        return Samples.of([item for item in self.dataset.items if item.split in splits], self.facts.hashes)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -150,6 +150,8 @@ def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, se
 
     `sealed` data are a Dataset whose maker has split it.
     """
+    if int(os.environ.get("RANK", "0")):
+        reporter = Silent()  # of several processes the first one speaks
     device = pick_device(settings.device)
     torch.set_num_threads(settings.threads or _threads())
     seconds: dict[str, float] = {}
@@ -273,7 +275,7 @@ def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) ->
             rate, _curve = find_rate(
                 net, train, plan=plan, settings=settings, index=index, device=bench.device, reporter=bench.reporter
             )
-            plan = strategy.with_rate(plan, rate)
+            plan = strategy.with_rate(plan, bench.engine.gather(rate)[0])  # one rate for all processes
             bench.reporter.say(plan.reasons[-1])
         frozen = freeze(net.source, index)
         trainer = Trainer(
@@ -282,7 +284,7 @@ def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) ->
         )  # fmt: skip
         weights = class_weights(train.labels, bench.n_classes, str(plan.schedule["class_weights"]))
         tuned = trainer.fit(train, val, weights=weights)
-        logits = {name: trainer.predict(bench.samples(name).items) for name in ("train", "val", "test")}
+        logits = {name: _answers(bench, trainer, name) for name in ("train", "val", "test")}
         net.to("cpu")
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
     points = [{"x": row["epoch"], **{k: row.get(k) for k in _CURVES}} for row in tuned.history]
@@ -296,6 +298,20 @@ def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) ->
         ),
         notes=(*tuned.notes, f"weights of epoch {tuned.best_epoch} of {len(tuned.history) - 1} kept"),
     )  # fmt: skip
+
+
+def _answers(bench: Bench, trainer: Trainer, split: str) -> np.ndarray:
+    """Logits (n, classes) of a split; every item must still be there, for all candidates are judged on the same."""
+    items = bench.samples(split).items
+    logits, there = trainer.predict(items)
+    if not there.all():
+        gone = [item.name for item, found in zip(items, there, strict=True) if not found]
+        raise DataError(
+            f"{len(gone)} pictures became unreadable during the run, such as {gone[0]}",
+            where=bench.dataset.path,
+            remedy="Put them back and give `headstart resume`, or start a new run.",
+        )
+    return logits
 
 
 _CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "lr")

@@ -21,21 +21,27 @@ __all__ = ["flatten_optimizer", "load_latest", "restore_optimizer", "save"]
 _KEEP = 2
 
 
-def save(folder: Path, name: str, *, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Write checkpoint `name` under `folder`, then drop all but the newest two."""
+def save(folder: Path, name: str, *, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Write a checkpoint under `folder`, never over another one, then drop all but the newest two; returns its folder.
+
+    What an earlier crash left half written is removed too. Raises OutputError when the disk refuses.
+    """
     from safetensors.torch import save as pack
 
-    place = folder / name
-    data = pack({key: value.detach().to("cpu").contiguous() for key, value in tensors.items()})
-    files.write_bytes(place / "state.safetensors", data)
     number = max((_number(p) for p in _whole(folder)), default=0) + 1
+    place = folder / f"{number:06d}-{name}"
+    data = pack({key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()})
+    files.write_bytes(place / "state.safetensors", data)
     files.write_json(place / "state.json", {**facts, "number": number, "sha256": files.hash_bytes(data)})
-    for old in sorted(_whole(folder), key=_number)[:-_KEEP]:
-        shutil.rmtree(old)
+    kept = sorted(_whole(folder), key=_number)[-_KEEP:]
+    for other in folder.iterdir():
+        if other not in kept:
+            shutil.rmtree(other, ignore_errors=True)
+    return place
 
 
-def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]] | None:
-    """Tensors, facts and notes (which checkpoints were passed over as damaged); None when there is none."""
+def load_latest(folder: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, list[str]]:
+    """Tensors and facts of the newest whole checkpoint (None when there is none), and notes on those passed over."""
     from safetensors.torch import load as unpack
 
     notes: list[str] = []
@@ -49,8 +55,8 @@ def load_latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         if files.hash_bytes(data) != facts["sha256"]:
             notes.append(f"checkpoint {place.name} is damaged; the one before is used")
             continue
-        return unpack(data), facts, notes
-    return None
+        return (unpack(data), facts), notes
+    return None, notes
 
 
 def _whole(folder: Path) -> list[Path]:
@@ -60,7 +66,8 @@ def _whole(folder: Path) -> list[Path]:
 
 def _number(place: Path) -> int:
     try:
-        return int(files.read_json(place / "state.json")["number"])
+        facts = files.read_json(place / "state.json")
+        return int(facts["number"]) if isinstance(facts["sha256"], str) else -1
     except (OSError, ValueError, KeyError, TypeError):
         return -1  # torn or foreign: not a checkpoint
 
@@ -70,18 +77,18 @@ def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     for index, entries in optimizer.state_dict()["state"].items():
         for name, value in entries.items():
-            flat[f"{index}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+            if value is not None:  # a momentum that has not begun
+                flat[f"{index}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
     return flat
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, flat: Mapping[str, Tensor]) -> None:
-    """Put tensors of `flatten_optimizer` back."""
+    """Put tensors of `flatten_optimizer` back, in their parameter's memory layout, which fused kernels rely on."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        number, _, name = key.partition(".")
+        like = parameters[int(number)]
+        fitting = torch.empty_like(like).copy_(value) if value.shape == like.shape and value.ndim else value
+        state.setdefault(int(number), {})[name] = fitting.detach()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for parameter, entries in optimizer.state.items():
-        for name, value in entries.items():  # fused optimisers walk memory: the order must be the parameter's own
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                entries[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -1,12 +1,14 @@
-"""Where training runs: device, number format and processes, through accelerate.
+"""Where training runs: device, number format and processes.
 
-One process, or as many as torchrun started; on CPU they talk through gloo. Each process takes its part of every batch,
-so the batch size is the same whatever the number of processes.
+One process, or as many as torchrun started; those talk through accelerate (gloo on CPU, nccl on GPUs). Each process
+takes its part of every batch, so the batch size is the same whatever the number of processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -34,33 +36,38 @@ def pick_device(wanted: str) -> str:
         raise SettingsError("device cuda was asked for, and torch sees no GPU", remedy="Use --device auto or cpu.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SettingsError("device mps was asked for, and this machine has none", remedy="Use --device auto or cpu.")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise SettingsError(f"device {wanted!r} is not supported", remedy="Use auto, cpu, cuda, cuda:N or mps.")
     return wanted
 
 
 class Engine:
-    """Thin door to accelerate: what the loop needs of it, and no more."""
+    """What the loop needs of the machine, and no more."""
 
     def __init__(self, settings: Settings) -> None:
-        from accelerate import Accelerator
-
         name = pick_device(settings.device)
-        if name.startswith("cuda:"):
-            torch.cuda.set_device(torch.device(name))
         self.precision = _precision(settings.precision, name)
-        self._accelerator: Any = Accelerator(
-            cpu=name == "cpu", mixed_precision="bf16" if self.precision == "bf16" else "no"
-        )
-        self.device: torch.device = self._accelerator.device
-        self.rank: int = self._accelerator.process_index
-        self.world: int = self._accelerator.num_processes
-        self.main: bool = self._accelerator.is_main_process
+        self.device, self.rank, self.world, self.main = torch.device(name), 0, 1, True
+        self._accelerator: Any = None
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from accelerate import Accelerator, DistributedDataParallelKwargs
 
-    def prepare(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """The network on its device (wrapped for several processes) and its optimiser."""
+            # a pooling of one's own may pass by a part of the network
+            handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
+            self._accelerator = Accelerator(cpu=name == "cpu", mixed_precision="no", kwargs_handlers=handlers)
+            self.device = self._accelerator.device
+            self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
+            self.main = self._accelerator.is_main_process
+
+    def prepare(self, net: nn.Module) -> nn.Module:
+        """The network on its device, wrapped where several processes train it. Call it before making the optimiser."""
         net.to(device=self.device)
         net.to(memory_format=torch.channels_last)
-        model, wrapped = self._accelerator.prepare(net, optimizer)
-        return model, wrapped
+        if self.world == 1 or not any(p.requires_grad for p in net.parameters()):
+            return net
+        warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
+        wrapped: nn.Module = self._accelerator.prepare_model(net)
+        return wrapped
 
     def part(self, positions: np.ndarray) -> np.ndarray:
         """This process's share of a batch."""
@@ -73,42 +80,43 @@ class Engine:
         held: AbstractContextManager[Any] = self._accelerator.no_sync(model)
         return held
 
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of `loss`."""
-        self._accelerator.backward(loss)
-
-    def clip(self, model: nn.Module, largest: float) -> Tensor:
-        """Clip the gradient's norm; returns the norm before."""
-        norm: Tensor = self._accelerator.clip_grad_norm_(model.parameters(), largest)
-        return norm
-
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where training uses it."""
-        held: AbstractContextManager[Any] = self._accelerator.autocast()
-        return held
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def worst(self, value: int) -> int:
+        """The largest of the processes' values, on every process."""
+        return value if self.world == 1 else int(max(self.gather(value)))
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Sums over the processes."""
-        reduced: Tensor = self._accelerator.reduce(torch.tensor(values, dtype=torch.float32, device=self.device))
-        return [float(value) for value in reduced]
+        return [float(sum(column)) for column in zip(*self.gather(list(values)), strict=True)]
 
-    def collect(self, rows: Mapping[int, np.ndarray], n: int) -> np.ndarray:
-        """Put the rows of all processes together as (n, width) float32; NaN where there is none."""
-        width = next(iter(rows.values())).shape[0] if rows else 0
-        if self.world > 1:
-            width = int(max(self.gather(width)))
-        table = np.full((n, width), np.nan, dtype=np.float32)
-        if rows:
-            table[list(rows)] = np.stack(list(rows.values()))
-        if self.world > 1:
-            tables = self.gather(table)
-            for other in tables:
-                filled = ~np.isnan(other[:, 0])
-                table[filled] = other[filled]
-        return table
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace floating tensors by their means over the processes, others by the main process's."""
+        if self.world == 1:
+            return
+        from accelerate.utils import broadcast, reduce
+
+        with torch.no_grad():
+            for tensor in tensors:
+                shared = reduce(tensor, "mean") if tensor.is_floating_point() else broadcast(tensor)
+                tensor.copy_(shared)
+
+    def collect(self, rows: Mapping[int, np.ndarray], n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of all processes together as (n, width) float32, and which are there as bool (n,)."""
+        width = self.worst(len(next(iter(rows.values()))) if rows else 0)
+        table, there = np.full((n, width), np.nan, dtype=np.float32), np.zeros(n, dtype=bool)
+        for part in self.gather(dict(rows)):
+            if part:
+                table[list(part)] = np.stack(list(part.values()))
+                there[list(part)] = True
+        return table, there
 
     def gather(self, value: Any) -> list[Any]:
         """One value of each process, on every process."""
+        if self.world == 1:
+            return [value]
         from accelerate.utils import gather_object
 
         gathered: list[Any] = gather_object([value])
@@ -117,12 +125,13 @@ class Engine:
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """The main process runs the block before the others do."""
-        with self._accelerator.main_process_first():
+        with self._accelerator.main_process_first() if self.world > 1 else nullcontext():
             yield
 
     def wait(self) -> None:
         """Wait for the other processes."""
-        self._accelerator.wait_for_everyone()
+        if self.world > 1:
+            self._accelerator.wait_for_everyone()
 
 
 def _precision(wanted: str, device: str) -> str:

@@ -14,13 +14,14 @@ from torch.nn import functional
 
 from headstart.data import augment
 from headstart.data.loader import Views, batches
+from headstart.errors import DataError
 from headstart.progress import Reporter
 from headstart.records import Plan
 from headstart.settings import Settings
 from headstart.transfer.groups import freeze, parameter_groups
 from headstart.transfer.net import TransferNet
 from headstart.transfer.schedule import epoch_order, step_seed
-from headstart.transfer.tuning import Samples, make_optimizer
+from headstart.transfer.steps import Samples, lone_images, make_optimizer
 
 __all__ = ["find_rate"]
 
@@ -45,15 +46,22 @@ def find_rate(
     smooth, best = 0.0, math.inf
     frozen.train_mode()
     trial.head.train()
-    with reporter.progress("Finding the learning rate", _STEPS, unit="steps") as bar:
+    cuda = [torch.device(device)] if device.startswith("cuda") else []
+    with (
+        torch.random.fork_rng(devices=cuda),
+        reporter.progress("Finding the learning rate", _STEPS, unit="steps") as bar,
+    ):
         for step, batch in enumerate(batches(views, _orders(len(train.items), settings), workers=settings.workers)):
             rate = _LOW * (_HIGH / _LOW) ** (step / (_STEPS - 1))
             for group, share in zip(optimizer.param_groups, relative, strict=True):
                 group["lr"] = rate * share
+            if not len(batch.index):
+                continue  # nothing in it could be read
             torch.manual_seed(step_seed(settings.seed, 0, step))
             inputs = augment.normalise(batch.images.to(device), trial.source.card)
             targets = torch.from_numpy(train.labels[batch.index]).to(device)
-            loss = functional.cross_entropy(trial(inputs.contiguous(memory_format=torch.channels_last)), targets)
+            with lone_images(trial, len(inputs)):
+                loss = functional.cross_entropy(trial(inputs.contiguous(memory_format=torch.channels_last)), targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -81,4 +89,6 @@ def _orders(n: int, settings: Settings) -> list[np.ndarray]:
 def _pick(curve: list[dict[str, float]]) -> float:
     """A tenth of the rate with the lowest loss, leaving out the first steps, whose average is still warming up."""
     settled = curve[5:] or curve
+    if not settled:
+        raise DataError("no training picture can be read any more, so no learning rate can be found")
     return min(settled, key=lambda point: point["loss"])["rate"] / 10

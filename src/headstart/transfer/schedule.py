@@ -23,7 +23,7 @@ def rate_factor(step: int, total: int, *, warmup: float, kind: str = "cosine") -
 
 
 def epoch_order(n: int, batch_size: int, *, seed: int, epoch: int) -> list[np.ndarray]:
-    """Positions of one epoch in random order, in batches of nearly equal size (no last batch of one)."""
+    """Positions of one epoch in random order, in batches of nearly equal size."""
     order = np.random.default_rng((seed, epoch)).permutation(n)
     return np.array_split(order, math.ceil(n / batch_size)) if n else []
 

@@ -2,13 +2,16 @@
 
 Random numbers are functions of (seed, epoch, step), not of a stream, so a run that was interrupted goes on as if it had
 not been. The head fitted on frozen features is epoch 0: best weights are never worse on validation than the probe.
+
+The state is saved after every epoch, every `_SAVE_SECONDS` within one, and when a signal asks to stop; not before the
+first step, which costs nothing to come back to, and never while steps are being dropped.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +22,33 @@ from torch.nn import functional
 
 from headstart import files
 from headstart.data import augment
-from headstart.data.loader import Views, batches
+from headstart.data.loader import Batch, Views, batches
 from headstart.errors import Interrupted, RunError, SettingsError
 from headstart.progress import Reporter
-from headstart.records import Item, Plan
+from headstart.records import Item, Plan, plain
 from headstart.settings import Settings
 from headstart.transfer import checkpoint
 from headstart.transfer.engine import Engine
-from headstart.transfer.groups import Frozen, parameter_groups
+from headstart.transfer.groups import Frozen, hold_norms, parameter_groups
 from headstart.transfer.interrupt import Stop
 from headstart.transfer.net import TransferNet
 from headstart.transfer.schedule import epoch_order, rate_factor, step_seed
+from headstart.transfer.steps import (
+    Halted,
+    Samples,
+    class_weights,
+    lone_images,
+    make_optimizer,
+    mixed,
+    predict_logits,
+)
 
-__all__ = ["Samples", "Trainer", "Tuned", "class_weights", "make_optimizer", "predict_logits"]
+__all__ = ["Samples", "Trainer", "Tuned", "class_weights"]
 
-_DROPPED_STEPS = 5  # so many steps in a row without a finite loss end the run
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """Items with their class numbers, int64 (n,)."""
-
-    items: tuple[Item, ...]
-    labels: np.ndarray
-
-    @classmethod
-    def of(cls, items: Sequence[Item]) -> Samples:
-        """Take the labels from labelled items."""
-        return cls(tuple(items), np.array([item.label for item in items], dtype=np.int64))
+_SAVE_SECONDS = 60.0
+_DROPPED_STEPS = 5  # so many bad steps in a row end the run
+_RUNAWAY = 1e6  # nats an image: no network that learns is so wrong
+_RECOVERY = 2 ** (1 / 20)  # twenty good steps take one halving of the rates back
 
 
 @dataclass(slots=True)
@@ -60,12 +62,15 @@ class Tuned:
 
 
 @dataclass(slots=True)
-class _Running:
-    """Sums over the steps of one epoch."""
+class _At:
+    """Where training stands: the next step of an epoch, and sums over the steps done in it."""
 
+    epoch: int = 0
+    step: int = 0
     loss: float = 0.0
     correct: float = 0.0
     seen: int = 0
+    seconds: float = 0.0
 
 
 class Trainer:
@@ -86,11 +91,12 @@ class Trainer:
         self.net, self.frozen, self.plan, self.settings = net, frozen, plan, settings
         self.engine, self.reporter, self.folder = engine, reporter, folder
         self.stop = stop or Stop()
+        self.model = engine.prepare(net)
         groups = parameter_groups(
             net.source, net.head, rates=plan.rates, weight_decay=float(plan.schedule["weight_decay"])
         )
         self.base_rates = [float(group["lr"]) for group in groups]
-        self.model, self.optimizer = engine.prepare(net, make_optimizer(plan.schedule, groups))
+        self.optimizer = make_optimizer(plan.schedule, groups)
         below = {f"source.network.{name}" for name in frozen.entries}
         self.trained = set(net.state_dict()) - below
         self.frozen_digest = files.hash_json(frozen.before)
@@ -99,7 +105,7 @@ class Trainer:
         self.best_loss = float("inf")
         self.average: dict[str, Tensor] | None = None
         self.damping, self.dropped = 1.0, 0
-        self._fingerprint = ""
+        self._fingerprint, self._saved, self._stopping = "", 0.0, 0
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
@@ -107,94 +113,113 @@ class Trainer:
         """Train on `train`, choose the epoch by the loss on `val`, leave the best weights in the network.
 
         `weights` (classes,) weigh the classes in the loss. Raises Interrupted after a signal, its state saved;
-        SettingsError when the loss stays without a finite value.
+        SettingsError when the loss stays without a finite value; RunError when the folder's checkpoint is of another
+        run. torch's global random numbers are left as they were.
         """
-        augmentation = augment.Augmentation.of(self.settings)
-        views = Views(train.items, self.net.source.card, augmentation=augmentation, seed=self.settings.seed)
         weights = weights.to(self.engine.device) if weights is not None else None
-        epoch, step, running = self._restore(train, val)
-        if epoch == 0:
-            self._end_epoch(0, None, val, 0.0)
-            epoch = 1
-        with self.stop.deferred():
-            while epoch <= self.plan.epochs and not self._patience_over():
-                started = time.perf_counter()
-                running = self._epoch(views, train.labels, weights, epoch=epoch, step=step, running=running)
-                self._end_epoch(epoch, running, val, time.perf_counter() - started)
-                epoch, step, running = epoch + 1, 0, _Running()
-                self._save(epoch, step, running)
-        self.result.stopped_early = epoch <= self.plan.epochs
+        own = [self.engine.device] if self.engine.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=own), self.stop.deferred():
+            at = self._restore(train, val)
+            if at.epoch == 0:
+                at = self._end_epoch(at, val)
+            while at.epoch <= self.plan.epochs and not self._patience_over():
+                self._epoch(at, train, weights)
+                at = self._end_epoch(at, val)
+                self._save(at)
+                if self.engine.worst(self.stop.code or 0):
+                    self._interrupt(at)
+        self.result.stopped_early = at.epoch <= self.plan.epochs
         self._load(self.best)
         self.frozen.check()
         return self.result
 
-    def _epoch(
-        self, views: Views, labels: np.ndarray, weights: Tensor | None, *, epoch: int, step: int, running: _Running
-    ) -> _Running:
-        """The steps of one epoch from `step` on."""
+    def _epoch(self, at: _At, train: Samples, weights: Tensor | None) -> None:
+        """The steps of one epoch from `at` on."""
         self.frozen.train_mode()
         self.net.head.train()
-        views.epoch = epoch
-        order = epoch_order(len(labels), int(self.plan.schedule["batch_size"]), seed=self.settings.seed, epoch=epoch)
-        total = len(order) * self.plan.epochs
-        mine = [self.engine.part(positions) for positions in order[step:]]
-        title = f"Epoch {epoch}/{self.plan.epochs}"
-        with self.reporter.progress(title, len(labels)) as bar:
-            bar.advance(sum(len(positions) for positions in order[:step]))
+        if self.plan.schedule["norm_stats"] == "frozen":
+            hold_norms(self.net.source)
+        augmentation = augment.Augmentation.of(self.settings)
+        views = Views(
+            train.items, self.net.source.card, augmentation=augmentation, seed=self.settings.seed, hashes=train.hashes
+        )
+        views.epoch = at.epoch
+        batch_size = int(self.plan.schedule["batch_size"])
+        order = epoch_order(len(train.items), batch_size, seed=self.settings.seed, epoch=at.epoch)
+        mine = [self.engine.part(positions) for positions in order[at.step :]]
+        before, started = at.seconds, time.perf_counter()
+        with self.reporter.progress(f"Epoch {at.epoch}/{self.plan.epochs}", len(train.items)) as bar:
+            bar.advance(sum(len(positions) for positions in order[: at.step]))
             for batch in batches(views, mine, workers=self.settings.workers):
-                self._set_rates((epoch - 1) * len(order) + step, total)
-                torch.manual_seed(step_seed(self.settings.seed, epoch, step, self.engine.rank))
-                targets = torch.from_numpy(labels[batch.index])
-                size = len(order[step])
-                self._step(batch.images, targets, weights, size=size, running=running)
-                self.result.notes += [f"left out in epoch {epoch}: {s.file}: {s.reason}" for s in batch.skipped]
-                step += 1
+                self._set_rates((at.epoch - 1) * len(order) + at.step, len(order) * self.plan.epochs)
+                torch.manual_seed(step_seed(self.settings.seed, at.epoch, at.step, self.engine.rank))
+                size = len(order[at.step])
+                self._step(batch, train.labels, weights, size=size, at=at)
+                at.step, at.seconds = at.step + 1, before + time.perf_counter() - started
                 bar.advance(size)
-                bar.update(loss=running.loss / max(1, running.seen))
-                if self.stop.code is not None:
-                    self._interrupt(epoch, step, running)
-        return running
+                bar.update(loss=at.loss / max(1, at.seen))
+                if self._stopping:
+                    self._interrupt(at)
+                if time.monotonic() - self._saved > _SAVE_SECONDS:
+                    self._save(at)
 
-    def _step(self, images: Tensor, targets: Tensor, weights: Tensor | None, *, size: int, running: _Running) -> None:
+    def _step(self, batch: Batch, labels: np.ndarray, weights: Tensor | None, *, size: int, at: _At) -> None:
         """One optimiser step over `size` images on all processes, in micro-batches."""
-        device = self.engine.device
+        self._note_left_out(batch, at.epoch)
+        images, targets, counts = batch.images, torch.from_numpy(labels[batch.index]), len(batch.index)
+        if not counts:
+            if self.engine.world == 1:
+                return
+            # nothing to learn from here, but the other processes wait for this one's gradients
+            images, targets = torch.zeros(1, *self.net.source.card.input_size, dtype=torch.uint8), torch.tensor([0])
+        device, schedule = self.engine.device, self.plan.schedule
         inputs = augment.normalise(images.to(device, non_blocking=True), self.net.source.card)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         goals = functional.one_hot(targets.to(device), self._classes()).float()
-        inputs, goals = self._mixup(inputs, goals)
-        micro = max(1, min(int(self.plan.schedule["accumulate"]), len(inputs)))
+        inputs, goals = mixed(inputs, goals, float(schedule["mixup"]))
+        micro = min(int(schedule["accumulate"]), len(inputs))
         parts = list(zip(inputs.tensor_split(micro), goals.tensor_split(micro), strict=True))
-        total = torch.zeros((), device=device)
+        total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         for number, (x, y) in enumerate(parts):
-            with self.engine.accumulating(self.model, last=number == len(parts) - 1):
-                logits = self.model(x)
+            last = number == len(parts) - 1
+            with self.engine.accumulating(self.model, last=last), lone_images(self.net, len(x)):
+                with self.engine.autocast():
+                    logits = self.model(x)
                 loss = functional.cross_entropy(
                     logits.float(), y, weight=weights, reduction="sum",
-                    label_smoothing=float(self.plan.schedule["label_smoothing"]),
+                    label_smoothing=float(schedule["label_smoothing"]),
                 )  # fmt: skip
-                self.engine.backward(loss * (self.engine.world / size))
+                loss = loss if counts else loss * 0
+                (loss * (self.engine.world / size)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
-            running.correct += float((logits.argmax(1) == y.argmax(1)).sum())
-        if self._apply(total):
-            running.loss += float(total)
-            running.seen += len(images)
+            correct += (logits.argmax(1) == y.argmax(1)).sum()
+        if self._apply(float(total), size):
+            at.loss, at.correct, at.seen = at.loss + float(total), at.correct + float(correct), at.seen + counts
 
-    def _apply(self, loss: Tensor) -> bool:
-        """Clip and step; a step whose loss or gradient is not finite is dropped and the rate halved."""
+    def _apply(self, loss: float, size: int) -> bool:
+        """Clip and step. A step whose loss or gradient is not finite, or runs away, is dropped on all processes.
+
+        Each dropped step halves the rates, and good steps after it take them back up: one odd batch costs little,
+        and rates that are too high are lowered until they fit or `_DROPPED_STEPS` in a row end the run.
+        """
         clip = float(self.plan.schedule["clip"]) or float("inf")
-        norm = self.engine.clip(self.model, clip)
-        if bool(torch.isfinite(loss)) and bool(torch.isfinite(norm)):
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip))
+        bad = not (np.isfinite(norm) and loss < _RUNAWAY * size)  # NaN is not below anything
+        told = self.engine.gather((bad, self.stop.code or 0))
+        self._stopping = max(code for _, code in told)
+        if not any(one for one, _ in told):
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self._update_average()
-            self.dropped = 0
+            self.dropped, self.damping = 0, min(1.0, self.damping * _RECOVERY)
             return True
         self.optimizer.zero_grad(set_to_none=True)
         self.dropped, self.damping = self.dropped + 1, self.damping / 2
-        self.result.notes.append("a step without a finite loss was dropped and the learning rate halved")
+        self.result.notes.append("a step without a finite loss was dropped and the learning rate halved for a while")
         if self.dropped >= _DROPPED_STEPS:
+            self._load(self.best)
             raise SettingsError(
-                f"the loss is not a finite number for {_DROPPED_STEPS} steps in a row",
+                f"the loss is not a finite number, or runs away, for {_DROPPED_STEPS} steps in a row",
                 remedy="Lower --lr (or --backbone-lr and --head-lr), or let `--lr find` choose it.",
             )
         return False
@@ -205,21 +230,18 @@ class Trainer:
         last = list(self.net.head.parameters())[-1]
         return int(last.shape[0])
 
-    def _mixup(self, inputs: Tensor, goals: Tensor) -> tuple[Tensor, Tensor]:
-        """Blend pairs of images and their targets (Zhang et al. 2018, mixup, section 2)."""
-        alpha = float(self.plan.schedule["mixup"])
-        if alpha <= 0 or len(inputs) < 2:
-            return inputs, goals
-        share = float(torch.distributions.Beta(alpha, alpha).sample())
-        other = torch.randperm(len(inputs), device=inputs.device)
-        return inputs.lerp(inputs[other], 1 - share), goals.lerp(goals[other], 1 - share)
+    def _note_left_out(self, batch: Batch, epoch: int) -> None:
+        for entry in batch.skipped:
+            said = f"left out of training: {entry.file}: {entry.reason}"
+            if not any(note.startswith(said) for note in self.result.notes):
+                self.result.notes.append(f"{said} (from epoch {epoch} on)")
+                self.reporter.note(self.result.notes[-1])
 
     def _set_rates(self, step: int, total: int) -> None:
         schedule = self.plan.schedule
         factor = rate_factor(step, total, warmup=float(schedule["warmup"]), kind=str(schedule["schedule"]))
-        factor *= self.damping
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-            group["lr"] = base * factor
+            group["lr"] = base * factor * self.damping
 
     def _update_average(self) -> None:
         decay = float(self.plan.schedule["ema"])
@@ -236,35 +258,58 @@ class Trainer:
 
     # --- the end of an epoch ---------------------------------------------------------------------------------------
 
-    def _end_epoch(self, epoch: int, running: _Running | None, val: Samples, seconds: float) -> None:
+    def _end_epoch(self, at: _At, val: Samples) -> _At:
         """Judge the epoch on validation, keep the weights if they are the best so far, log one line."""
+        self._share_statistics()
         live = {name: value.clone() for name, value in self._state().items()} if self.average else None
-        if self.average is not None:
-            self._load(self.average)
-        logits = self.predict(val.items)
-        loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(val.labels)))
-        accuracy = float((logits.argmax(1) == val.labels).mean())
-        if loss < self.best_loss or not self.best:
-            self.best_loss, self.result.best_epoch = loss, epoch
-            self.best = {name: value.detach().cpu().clone() for name, value in self._state().items()}
-        if live is not None:
-            self._load(live)
-        row: dict[str, Any] = {"epoch": epoch}
-        if running is not None:
-            sums = self.engine.total([running.loss, running.correct, float(running.seen)])
+        self._load(self.average or {})
+        try:
+            loss, accuracy = self._judge(val)
+            if loss < self.best_loss or not self.best:
+                self.best_loss, self.result.best_epoch = loss, at.epoch
+                self.best = {name: value.detach().cpu().clone() for name, value in self._state().items()}
+        except Halted:
+            self._load(live or {})
+            self._interrupt(at)
+        self._load(live or {})
+        row: dict[str, Any] = {"epoch": at.epoch}
+        if at.epoch:
+            sums = self.engine.total([at.loss, at.correct, float(at.seen)])
             row["train_loss"], row["train_accuracy"] = sums[0] / max(1.0, sums[2]), sums[1] / max(1.0, sums[2])
             row["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
-        row.update(val_loss=loss, val_accuracy=accuracy, seconds=round(seconds, 3))
-        self.result.history.append(row)
+        row.update(val_loss=loss, val_accuracy=accuracy, seconds=round(at.seconds, 3))
+        self.result.history.append(plain(row))
         if self.folder is not None and self.engine.main:
             files.append_line(self.folder / "log.jsonl", {"strategy": self.plan.strategy, **row})
         self.reporter.epoch(row)
+        return _At(at.epoch + 1)
+
+    def _judge(self, val: Samples) -> tuple[float, float]:
+        """Loss and accuracy over the validation items that can be read; a signal need not wait for their end."""
+        alone = self.engine.world == 1
+        logits, there = predict_logits(
+            self.net, val.items, engine=self.engine, workers=self.settings.workers,
+            halt=lambda: alone and self.stop.code is not None,
+        )  # fmt: skip
+        if not there.any():
+            return float("nan"), float("nan")
+        logits, labels = logits[there], val.labels[there]
+        loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+        return loss, float((logits.argmax(1) == labels).mean())
+
+    def _share_statistics(self) -> None:
+        """BatchNorm's running statistics are each process's own until here."""
+        names = [name for name, _ in self.net.named_buffers() if name in self.trained]
+        own = self.net.state_dict()
+        self.engine.average([own[name] for name in names])
+        if self.average is not None:
+            self.engine.average([self.average[name] for name in names])
 
     def _patience_over(self) -> bool:
         return len(self.result.history) - 1 - self.result.best_epoch >= int(self.plan.schedule["patience"])
 
-    def predict(self, items: Sequence[Item]) -> np.ndarray:
-        """Logits float32 (n, classes) of the centre views, computed on all processes."""
+    def predict(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
+        """Logits float32 (n, classes) of the centre views and which could be read (n,); see `predict_logits`."""
         return predict_logits(self.net, items, engine=self.engine, workers=self.settings.workers)
 
     # --- state --------------------------------------------------------------------------------------------------
@@ -276,52 +321,67 @@ class Trainer:
     def _load(self, state: Mapping[str, Tensor]) -> None:
         self.net.load_state_dict(dict(state), strict=False)
 
-    def _save(self, epoch: int, step: int, running: _Running) -> None:
-        if self.folder is None or not self.engine.main:
+    def _save(self, at: _At) -> None:
+        self._saved = time.monotonic()
+        if self.folder is None or not self.engine.main or self.dropped or not at.epoch:
             return
         tensors = {f"net.{k}": v for k, v in self._state().items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         tensors |= {f"average.{k}": v for k, v in (self.average or {}).items()}
         tensors |= {f"optimizer.{k}": v for k, v in checkpoint.flatten_optimizer(self.optimizer).items()}
         facts = {
-            "epoch": epoch, "step": step, "running": [running.loss, running.correct, running.seen],
-            "history": self.result.history, "notes": self.result.notes, "best_epoch": self.result.best_epoch,
-            "best_loss": self.best_loss, "damping": self.damping, "dropped": self.dropped,
-            "fingerprint": self._fingerprint, "frozen": self.frozen_digest, "world": self.engine.world,
+            "at": asdict(at), "history": self.result.history, "notes": self.result.notes,
+            "best_epoch": self.result.best_epoch, "best_loss": self.best_loss, "damping": self.damping,
+            "fingerprint": self._fingerprint, "machine": self._machine(),
         }  # fmt: skip
-        checkpoint.save(self.folder / "checkpoints", f"epoch-{epoch:04d}-step-{step:06d}", tensors=tensors, facts=facts)
+        name = f"epoch-{at.epoch:04d}-step-{at.step:06d}"
+        checkpoint.save(self.folder / "checkpoints", name, tensors=tensors, facts=facts)
 
-    def _restore(self, train: Samples, val: Samples) -> tuple[int, int, _Running]:
-        """Where to go on: (epoch, step, sums); (0, 0, …) for a new run."""
-        names = [[item.name for item in samples.items] for samples in (train, val)]
-        self._fingerprint = files.hash_json([names, self.plan, self.settings.seed])
-        found = checkpoint.load_latest(self.folder / "checkpoints") if self.folder is not None else None
-        if found is None:
-            self._write_log()
-            return 0, 0, _Running()
-        tensors, facts, notes = found
+    def _machine(self) -> dict[str, Any]:
+        return {"processes": self.engine.world, "threads": torch.get_num_threads(), "device": self.engine.device.type}
+
+    def _restore(self, train: Samples, val: Samples) -> _At:
+        """Where to go on; epoch 0 for a new run."""
+        data = [[[item.name for item in s.items], s.labels, s.hashes] for s in (train, val)]
+        own = [self.plan, self.settings.seed, self.net.source.card, self.engine.precision, self.frozen_digest]
+        self._fingerprint, self._saved = files.hash_json([data, own]), time.monotonic()
+        found, notes = checkpoint.load_latest(self.folder / "checkpoints") if self.folder is not None else (None, [])
         for note in notes:
             self.reporter.note(note)
-        if facts["fingerprint"] != self._fingerprint or facts["frozen"] != self.frozen_digest:
+        at = self._take(*found) if found is not None else _At()
+        if len(set(self.engine.gather((at.epoch, at.step)))) > 1:
+            raise RunError(
+                "the processes do not see the same checkpoints", where=self.folder,
+                remedy="Give --out on a disk that all machines share.",
+            )  # fmt: skip
+        self._write_log()
+        return at
+
+    def _take(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> _At:
+        """Take over the state of a checkpoint of this very run."""
+        if facts["fingerprint"] != self._fingerprint:
             raise RunError(
                 "the data, the source or the plan is not what the checkpoint was trained with",
                 where=self.folder,
                 remedy="Start a new run with `headstart fit` and another --out.",
+            )
+        if facts["machine"] != self._machine():
+            self.reporter.note(
+                f"the run was begun with {facts['machine']} and goes on with {self._machine()}: last digits may differ"
             )
         parts: dict[str, dict[str, Tensor]] = {"net": {}, "best": {}, "average": {}, "optimizer": {}}
         for key, value in tensors.items():
             part, _, name = key.partition(".")
             parts[part][name] = value
         self._load(parts["net"])
-        self.best, self.average = parts["best"], parts["average"] or None
-        if self.average is not None:
-            self.average = {name: value.to(self.engine.device) for name, value in self.average.items()}
+        self.best, average = parts["best"], parts["average"]
+        like = self.net.state_dict()
+        self.average = {k: torch.empty_like(like[k]).copy_(v) for k, v in average.items()} or None
         checkpoint.restore_optimizer(self.optimizer, parts["optimizer"])
         self.result.history, self.result.notes = facts["history"], facts["notes"]
-        self.result.best_epoch, self.best_loss = facts["best_epoch"], facts["best_loss"]
-        self.damping, self.dropped = facts["damping"], facts["dropped"]
-        self._write_log()
-        return int(facts["epoch"]), int(facts["step"]), _Running(*facts["running"])
+        self.result.best_epoch, self.damping = facts["best_epoch"], facts["damping"]
+        self.best_loss = float("inf") if facts["best_loss"] is None else facts["best_loss"]
+        return _At(**facts["at"])
 
     def _write_log(self) -> None:
         """Begin log.jsonl anew with the epochs that the state knows: one line an epoch, also after a resume."""
@@ -330,45 +390,9 @@ class Trainer:
             for row in self.result.history:
                 files.append_line(self.folder / "log.jsonl", {"strategy": self.plan.strategy, **row})
 
-    def _interrupt(self, epoch: int, step: int, running: _Running) -> None:
-        self._save(epoch, step, running)
-        raise Interrupted(self.stop.code or 130, f"headstart resume {self.folder}")
-
-
-def predict_logits(
-    net: TransferNet, items: Sequence[Item], *, engine: Engine, workers: int | None = None, batch_size: int = 64
-) -> np.ndarray:
-    """Logits float32 (n, classes) of the centre views, shared among the processes; NaN where one cannot be read."""
-    order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
-    views = Views(items, net.source.card)
-    net.eval()
-    rows: dict[int, np.ndarray] = {}
-    with torch.inference_mode():
-        for batch in batches(views, order[engine.rank :: engine.world], workers=workers):
-            if not len(batch.index):
-                continue
-            inputs = augment.normalise(batch.images.to(engine.device), net.source.card)
-            with engine.autocast():
-                logits = net(inputs.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
-            rows.update(zip(batch.index.tolist(), logits, strict=True))
-    return engine.collect(rows, len(items))
-
-
-def class_weights(labels: np.ndarray, n_classes: int, mode: str) -> Tensor | None:
-    """Weights (classes,) of mean 1 over the items, rarer classes heavier; None when none are needed."""
-    counts = np.bincount(labels, minlength=n_classes)
-    present = counts[counts > 0]
-    if mode == "none" or (mode == "auto" and present.max() <= 1.5 * present.min()):
-        return None
-    inverse = np.where(counts > 0, 1.0 / np.maximum(counts, 1), 0.0)
-    scaled = inverse * len(labels) / (inverse * counts).sum()
-    return torch.tensor(scaled, dtype=torch.float32)
-
-
-def make_optimizer(schedule: Mapping[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser by name, over groups that carry their own rate and decay."""
-    wanted: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "adamw": lambda: torch.optim.AdamW(groups, fused=True),
-        "sgd": lambda: torch.optim.SGD(groups, momentum=float(schedule["momentum"]), fused=True),
-    }
-    return wanted[schedule["optimizer"]]()
+    def _interrupt(self, at: _At) -> None:
+        """Save, let no process leave before the state is on disk, and end."""
+        self._save(at)
+        self.engine.wait()
+        where = f"headstart resume {self.folder}" if self.folder is not None else "the same call again"
+        raise Interrupted(self.stop.code or self._stopping or 130, where)

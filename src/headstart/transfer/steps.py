@@ -1,0 +1,111 @@
+"""Pieces of training and prediction that need no state: the optimiser, class weights, mixup, batches of one, logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from headstart.data import augment
+from headstart.data.loader import Views, batches
+from headstart.records import Item
+from headstart.transfer.engine import Engine
+from headstart.transfer.net import TransferNet
+
+__all__ = ["Halted", "Samples", "class_weights", "lone_images", "make_optimizer", "mixed", "predict_logits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Items with their class numbers, int64 (n,), and the sha256 of their bytes (empty: not checked)."""
+
+    items: tuple[Item, ...]
+    labels: np.ndarray
+    hashes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, items: Sequence[Item], hashes: Mapping[str, str] | None = None) -> Samples:
+        """Take the labels from labelled items, and their hashes by name."""
+        labels = np.array([item.label for item in items], dtype=np.int64)
+        return cls(tuple(items), labels, tuple(hashes[item.name] for item in items) if hashes else ())
+
+
+class Halted(Exception):  # noqa: N818  no error, a signal
+    """Somebody asked to stop between two batches of a prediction."""
+
+
+def predict_logits(
+    net: TransferNet,
+    items: Sequence[Item],
+    *,
+    engine: Engine,
+    workers: int | None = None,
+    batch_size: int = 64,
+    halt: Callable[[], bool] = lambda: False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 (n, classes) of the centre views, and which items could be read, bool (n,).
+
+    The work is shared among the processes; in float32 always, as the saved model computes. Raises Halted when `halt`
+    says so.
+    """
+    order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
+    views = Views(items, net.source.card)
+    net.eval()
+    rows: dict[int, np.ndarray] = {}
+    with torch.inference_mode():
+        for batch in batches(views, order[engine.rank :: engine.world], workers=workers):
+            if halt():
+                raise Halted
+            if len(batch.index):
+                inputs = augment.normalise(batch.images.to(engine.device), net.source.card)
+                logits = net(inputs.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+                rows.update(zip(batch.index.tolist(), logits, strict=True))
+    return engine.collect(rows, len(items))
+
+
+def class_weights(labels: np.ndarray, n_classes: int, mode: str) -> Tensor | None:
+    """Weights (classes,) of mean 1 over the items, rarer classes heavier; None when none are needed."""
+    counts = np.bincount(labels, minlength=n_classes)
+    present = counts[counts > 0]
+    if mode == "none" or not len(present) or (mode == "auto" and present.max() <= 1.5 * present.min()):
+        return None
+    inverse = np.where(counts > 0, 1.0 / np.maximum(counts, 1), 0.0)
+    scaled = inverse * len(labels) / (inverse * counts).sum()
+    return torch.tensor(scaled, dtype=torch.float32)
+
+
+def make_optimizer(schedule: Mapping[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser by name, over groups that carry their own rate and decay."""
+    wanted: dict[str, Callable[[], torch.optim.Optimizer]] = {
+        "adamw": lambda: torch.optim.AdamW(groups, fused=True),
+        "sgd": lambda: torch.optim.SGD(groups, momentum=float(schedule["momentum"]), fused=True),
+    }
+    return wanted[schedule["optimizer"]]()
+
+
+def mixed(inputs: Tensor, goals: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Blend pairs of images and their targets; 0 does nothing (Zhang et al. 2018, mixup, section 2)."""
+    if alpha <= 0 or len(inputs) < 2:
+        return inputs, goals
+    share = float(torch.distributions.Beta(alpha, alpha).sample())
+    other = torch.randperm(len(inputs), device=inputs.device)
+    return inputs.lerp(inputs[other], 1 - share), goals.lerp(goals[other], 1 - share)
+
+
+@contextmanager
+def lone_images(net: nn.Module, n: int) -> Iterator[None]:
+    """Where a batch holds one image, BatchNorm uses its running statistics: one image has none of its own."""
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.training] if n == 1 else []
+    for module in norms:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in norms:
+            module.training = True
