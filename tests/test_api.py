@@ -622,7 +622,7 @@ def test_data_that_changed_meanwhile_are_not_gone_on_with(tmp_path: Path) -> Non
         api.resume(tmp_path / "run")
 
 
-# --- looking, predicting, evaluating -----------------------------------------------------------------------------------
+# --- looking, predicting, evaluating -------------------------------------------------------------------------------
 
 
 def test_inspect_says_what_is_there(tmp_path: Path) -> None:

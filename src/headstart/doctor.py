@@ -28,7 +28,7 @@ def checks() -> list[dict[str, Any]]:
     found += [_package(name) for name in _CORE]
     found += [_extra(module, extra) for module, extra in _EXTRAS.items()]
     found += [_tried("torch computes", _torch_computes), _tried("torch and torchvision fit", _torchvision_fits)]
-    found += [_tried("toy source opens", _toy_opens), _device(), _torchaudio(), _home()]
+    found += [_tried("toy source opens", _toy_opens), _tried("device", _device), _torchaudio(), _home()]
     return found
 
 
@@ -81,12 +81,12 @@ def _toy_opens() -> str:
     return f"{len(open_source('toy').blocks)} blocks"
 
 
-def _device() -> dict[str, Any]:
+def _device() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return _row("device", True, torch.cuda.get_device_name())
-    return _row("device", True, f"cpu, {os.cpu_count()} cores (no GPU: frozen features are the fast way)")
+        return str(torch.cuda.get_device_name())
+    return f"cpu, {os.cpu_count()} cores (no GPU: frozen features are the fast way)"
 
 
 def _torchaudio() -> dict[str, Any]:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from headstart.errors import DataError
-from headstart.settings import Settings
+from headstart.errors import DataError, SettingsError
+from headstart.settings import DEFAULT_SOURCE, Settings
 
 if TYPE_CHECKING:
     from headstart.records import Dataset
@@ -29,20 +30,29 @@ __all__ = ["TransferClassifier"]
 class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Classify pictures by transfer from a pretrained source; the same as a scikit-learn estimator.
 
-    Parameters are those of Settings; `options` holds any others by name, for example {"batch_size": 16}. After `fit`:
-    `classes_` the labels in order, `model_` the Model (pictures) or `head_` the fitted head (a table of features),
-    `n_features_in_` the width of a table. Nothing is held back for a test: use cross_val_score, or `headstart.fit`.
+    Args:
+        source: The pretrained network: timm:NAME, torchvision:NAME, random:NAME, toy or a folder.
+        strategy: Way of transferring; "frozen" trains the head alone.
+        head: What turns features into classes: linear, mlp, svm, ridge, knn or auto.
+        pooling: How the feature map becomes one vector: native, avg, flatten or avgmax.
+        epochs: Epochs of a fine-tuning; None takes them from the amount of data.
+        random_state: Seed of every random choice; None is 0.
+        options: Any other field of Settings by name, for example {"batch_size": 16}.
+
+    After `fit`: `classes_` the labels in order, `model_` the Model (pictures) or `head_` the fitted head (a table of
+    features), `n_features_in_` the width of a table. Nothing is held back for a test: use cross_val_score, or
+    `headstart.fit`.
     """
 
     def __init__(
         self,
-        source: str = "toy",
+        source: str = DEFAULT_SOURCE,
         *,
         strategy: str = "frozen",
         head: str = "linear",
         pooling: str = "native",
         epochs: int | None = None,
-        random_state: int = 0,
+        random_state: Any = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.source = source
@@ -60,11 +70,17 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         settings = self._settings()
         if _is_table(X):
+            if settings.strategy not in ("frozen", "auto"):
+                raise SettingsError(
+                    f"a table of features has no network to train by the strategy {settings.strategy}",
+                    remedy="Give pictures, or the strategy frozen.",
+                )
             X, y = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=2)
             labels = self._labels(y)
             self.head_ = self._fit_head(X, labels, settings)
             return self
         labels = self._labels(y)
+        self.__dict__.pop("n_features_in_", None)
         pictures = list(X)
         if len(pictures) != len(labels):
             raise ValueError(f"X has {len(pictures)} pictures and y {len(labels)} labels")
@@ -97,9 +113,19 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _settings(self) -> Settings:
         named = {
             "source": self.source, "strategy": self.strategy, "head": self.head, "pooling": self.pooling,
-            "epochs": self.epochs, "seed": int(self.random_state or 0),
+            "epochs": self.epochs, "seed": self._seed(),
         }  # fmt: skip
-        return Settings.of(**{**named, **dict(self.options or {})})
+        twice = sorted(set(named) & set(self.options or {}))
+        if twice:
+            own = ", ".join("random_state" if name == "seed" else name for name in twice)
+            raise SettingsError(f"options repeats {', '.join(twice)}", remedy=f"Give it as the parameter {own}.")
+        return Settings.of(**named, **dict(self.options or {}))
+
+    def _seed(self) -> int:
+        """`random_state` as a number; one drawn from it where it is a generator, as scikit-learn does."""
+        if self.random_state is None or isinstance(self.random_state, (int, np.integer)):
+            return int(self.random_state or 0)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _labels(self, y: Any) -> np.ndarray:
         """Class numbers for `y`; sets `classes_`."""
@@ -144,6 +170,8 @@ def _is_table(X: Any) -> bool:
     """Whether X is rows of numbers (or what scikit-learn's own check should refuse), not pictures."""
     if hasattr(X, "__dataframe__") or hasattr(X, "toarray"):
         return True
+    if hasattr(X, "__array__") and not isinstance(X, np.ndarray):
+        X = np.asarray(X)
     if isinstance(X, (list, tuple)):
         first = X[0] if X else 0.0
         if not isinstance(first, (list, tuple, int, float, complex, np.number)):
@@ -162,6 +190,8 @@ def _split(pictures: Sequence[Any], labels: np.ndarray, classes: list[str], sett
     dataset = read(list(pictures), labels=[f"{n:09d}" for n in labels])
     held: set[int] = set()
     if settings.strategy != "frozen":
-        held = set(folds(labels, k=round(1 / settings.val_fraction), seed=settings.seed)[0][1].tolist())
+        part = folds(labels, k=max(2, round(1 / settings.val_fraction)), seed=settings.seed)[0]
+        learnt = set(labels[part[0]].tolist())  # a class with one picture needs it for training
+        held = {int(n) for n in part[1] if int(labels[n]) in learnt}
     items = tuple(replace(item, split="val" if n in held else "train") for n, item in enumerate(dataset.items))
     return replace(dataset.with_items(items), classes=tuple(classes))

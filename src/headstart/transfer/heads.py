@@ -61,7 +61,8 @@ class FittedHead:
             return knn_logits(self.arrays, X)
         if self.kind == "mlp":
             return mlp_logits(self.arrays, X)
-        answers: Array = X @ self.arrays["weight"].T + self.arrays["bias"]
+        wide = X.astype(np.float64) @ self.arrays["weight"].T.astype(np.float64)  # so that no row feels its company
+        answers: Array = (wide + self.arrays["bias"]).astype(np.float32)
         return answers
 
     def module(self) -> nn.Module:
