@@ -123,6 +123,14 @@ class Settings:
     hflip: bool = option(True, "Flip half of the training images left to right.", panel="Augmentation")
     vflip: bool = option(False, "Flip half of the training images upside down.", panel="Augmentation")
 
+    views: int | None = option(
+        None,
+        "Augmented views of each training image for heads on frozen features, kept where cross-validation prefers "
+        "them; default: 2 for at most 1,000 training images, else 0.",
+        low=0,
+        panel="Augmentation",
+    )
+
     # data
     val_fraction: float = option(
         0.2,

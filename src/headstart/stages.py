@@ -19,18 +19,21 @@ import torch
 from torch import nn
 
 from headstart.data.audit import audit
+from headstart.data.augment import Augmentation, View
 from headstart.data.facts import counting, load_data
 from headstart.data.splits import seal
 from headstart.errors import DataError
 from headstart.files import hash_json
+from headstart.judge import scoring
 from headstart.progress import Reporter, Silent
 from headstart.records import Dataset, Facts, Item, Plan
 from headstart.settings import Settings
+from headstart.ship.model import softmax
 from headstart.sources import open_source
 from headstart.sources.base import Source, hash_entries
 from headstart.transfer import strategy
 from headstart.transfer.engine import Engine, pick_device
-from headstart.transfer.features import embed
+from headstart.transfer.features import Features, Pass, embed
 from headstart.transfer.groups import freeze
 from headstart.transfer.heads import FittedHead, fit_head, learning_curve
 from headstart.transfer.interrupt import Stop
@@ -39,6 +42,8 @@ from headstart.transfer.net import TransferNet, fresh_head, head_of
 from headstart.transfer.tuning import Samples, Trainer, class_weights
 
 __all__ = ["Bench", "Candidate", "make_plan", "prepare", "train_candidate"]
+
+_CENTER = View()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Bench:
     seconds: dict[str, float] = field(default_factory=dict)
     work: dict[str, int] = field(default_factory=lambda: {"features_computed": 0, "features_reused": 0})
     notes: list[str] = field(default_factory=list)
-    _features: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    _features: dict[tuple[str, View], dict[str, np.ndarray]] = field(default_factory=dict)
 
     @cached_property
     def engine(self) -> Engine:
@@ -105,21 +110,23 @@ class Bench:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def features(self, pooling: str, *splits: str) -> np.ndarray:
-        """Rows float32 (n, d) of the centre views, computed for all items at the first call."""
-        if pooling not in self._features:
+    def features(self, pooling: str, *splits: str, view: View = _CENTER) -> np.ndarray:
+        """Rows float32 (n, d) of one view: of the centre view for all items at the first call, else for the splits."""
+        table = self._features.setdefault((pooling, view), {})
+        wanted = [item for item in self.dataset.items if view == _CENTER or item.split in splits]
+        if any(item.name not in table for item in wanted):
             with self.timed("features"):
-                self._features[pooling] = self._embed(pooling)
-        table = self._features[pooling]
+                table.update(self._embed(wanted, pooling, view))
         rows = [table[item.name] for item in self.dataset.items if item.split in splits]
         return np.stack(rows) if rows else np.empty((0, self.source.width(pooling)), np.float32)
 
-    def _embed(self, pooling: str) -> dict[str, np.ndarray]:
-        def work() -> Any:
+    def _embed(self, items: Sequence[Item], pooling: str, view: View) -> dict[str, np.ndarray]:
+        how = Pass(pooling=pooling, view=view, device=self.device, workers=self.settings.workers)
+
+        def work() -> Features:
             return embed(
-                self.source, self.dataset.items, hashes=self.facts.hashes, pooling=pooling,
-                use_store=self.settings.cache, device=self.device, reporter=self.reporter,
-                workers=self.settings.workers,
+                self.source, items, hashes=self.facts.hashes, how=how, use_store=self.settings.cache,
+                reporter=self.reporter,
             )  # fmt: skip
 
         if self.alone:
@@ -133,8 +140,8 @@ class Bench:
         if found.skipped:
             self._leave_out({entry.file for entry in found.skipped})
             self.notes += [f"became unreadable during the run: {entry.file}: {entry.reason}" for entry in found.skipped]
-            return self._embed(pooling)
-        return {item.name: row for item, row in zip(self.dataset.items, found.rows, strict=True)}
+        unread = {entry.file for entry in found.skipped}
+        return {item.name: row for item, row in zip(items, found.rows, strict=True) if item.name not in unread}
 
     def _leave_out(self, names: set[str]) -> None:
         """Go on without items that vanished after the audit; nothing takes their place."""
@@ -211,16 +218,19 @@ def _frozen(bench: Bench, plan: Plan, settings: Settings) -> Candidate:
     """Only the head is trained, by its own solver."""
     entries = tuple(bench.source.network.state_dict())
     before = hash_entries(bench.source.network.state_dict(), entries)
+    learning = ("train", "val") if settings.refit else ("train",)
+    for view in _kept_views(plan, settings):  # first of all: an item that has vanished is gone from every view
+        bench.features(plan.pooling, *learning, view=view)
     rows = {name: bench.features(plan.pooling, name) for name in ("train", "val", "test")}
     labels = {name: bench.samples(name).labels for name in rows}
+    head, reasons = _fit_on_views(bench, plan, settings, "train")
     with bench.timed("train"):
-        head = fit_head(plan.head, rows["train"], labels["train"], n_classes=bench.n_classes, **_search(bench, "train"))
         logits = {name: head.logits(rows[name]) for name in rows}
         curves = _head_curves(bench, plan, head, rows, labels)
-        if settings.refit and len(labels["val"]):
-            X, y = bench.features(plan.pooling, "train", "val"), bench.samples("train", "val").labels
-            head = fit_head(plan.head, X, y, n_classes=bench.n_classes, **_search(bench, "train", "val"))
-            logits["test"] = head.logits(rows["test"])
+    if settings.refit and len(labels["val"]):
+        head, reasons = _fit_on_views(bench, plan, settings, "train", "val")
+        logits["test"] = head.logits(rows["test"])
+    plan = replace(plan, reasons=(*plan.reasons, *reasons))
     after = hash_entries(bench.source.network.state_dict(), entries)
     net = TransferNet(bench.source, head.module(), pooling=plan.pooling)
     return Candidate(
@@ -228,6 +238,46 @@ def _frozen(bench: Bench, plan: Plan, settings: Settings) -> Candidate:
         trained_parameters=_size(net.head), seconds=0.0,
         frozen=_proof([b.name for b in bench.source.blocks], len(entries), before, after),
     )  # fmt: skip
+
+
+def _fit_on_views(bench: Bench, plan: Plan, settings: Settings, *splits: str) -> tuple[FittedHead, list[str]]:
+    """The head of the centre views, or of the augmented views too where that lowers the cross-validated log loss.
+
+    Both are compared on the centre views alone, out of fold; all views of an item stay in one fold.
+    """
+    X, y = bench.features(plan.pooling, *splits), bench.samples(*splits).labels
+    search, kinds = _search(bench, *splits), _kept_views(plan, settings)
+    with bench.timed("train"):
+        head = fit_head(plan.head, X, y, n_classes=bench.n_classes, **search)
+    if not kinds:
+        return head, []
+    table = np.concatenate([X, *(bench.features(plan.pooling, *splits, view=view) for view in kinds)])
+    views, times = len(kinds), len(kinds) + 1
+    groups = search["groups"] or [str(number) for number in range(len(y))]
+    with bench.timed("train"):
+        wider = fit_head(
+            plan.head, table, np.tile(y, times), n_classes=bench.n_classes, **{**search, "groups": groups * times}
+        )
+    before, after = _loss(bench, y, head), _loss(bench, y, wider)
+    told = f"out of fold log loss {before:.3f} without, {after:.3f} with"
+    if after < before:
+        return wider, [f"{views} augmented views of each training image are used: {told}"]
+    return head, [f"augmented views of the training images are not used: {told}"]
+
+
+def _loss(bench: Bench, y: np.ndarray, head: FittedHead) -> float:
+    """Out-of-fold log loss of a head on the first len(y) rows it was fitted on: the centre views."""
+    if head.oof is None:
+        return float("inf")
+    return scoring.score(y, softmax(head.oof[: len(y)]), classes=bench.dataset.classes).log_loss
+
+
+def _kept_views(plan: Plan, settings: Settings) -> list[View]:
+    """The augmented views that a head on frozen features is offered."""
+    augmentation = Augmentation.of(settings)
+    if augmentation is None:
+        return []
+    return [View("augmented", k + 1, augmentation, settings.seed) for k in range(int(plan.schedule["views"]))]
 
 
 def _search(bench: Bench, *splits: str) -> dict[str, Any]:

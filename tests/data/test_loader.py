@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headstart.data.augment import Augmentation, center_view, flipped_view
+from headstart.data.augment import Augmentation, View, center_view, flipped_view
 from headstart.data.decode import decode
 from headstart.data.loader import Views, batches, default_workers
 from headstart.errors import UnreadableImage
@@ -120,7 +120,7 @@ def test_the_kind_of_view_decides_the_pixels() -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
     items = [Item("a", MemoryOrigin(image), 0)]
     assert torch.equal(Views(items, CARD)(0), center_view(image, CARD))
-    assert torch.equal(Views(items, CARD, kind="flipped")(0), flipped_view(image, CARD))
+    assert torch.equal(Views(items, CARD, view=View("flipped"))(0), flipped_view(image, CARD))
 
 
 def test_a_file_that_was_replaced_since_the_audit_is_not_taken_for_the_old_one(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 
 from headstart import files
+from headstart.data.augment import View
 from headstart.errors import SourceError
 from headstart.progress import Silent
 from headstart.records import Card, FileOrigin, Item, MemoryOrigin
 from headstart.sources import open_source
 from headstart.sources.base import Source
 from headstart.transfer import features
-from headstart.transfer.features import FeatureStore, embed, feature_key
+from headstart.transfer.features import FeatureStore, Pass, embed, feature_key
 
 
 class Noting(Silent):
@@ -86,7 +87,7 @@ def test_the_source_is_in_evaluation_mode_while_embedding_and_then_as_it_was(toy
     still.eval()
     modes, state = [m.training for m in toy.modules()], toy.sha256()
     calls = forwards(toy)
-    embed(toy, items, hashes=hashes(items), workers=0)
+    embed(toy, items, hashes=hashes(items), how=Pass(workers=0))
     assert calls
     assert not any(training for _, training in calls)
     assert [m.training for m in toy.modules()] == modes
@@ -107,20 +108,26 @@ def test_duplicates_are_computed_once(toy: Source, items: list[Item]) -> None:
     twins = [*items, replace(items[3], name="twin"), replace(items[3], name="triplet")]
     known = hashes(twins)
     calls = forwards(toy)
-    found = embed(toy, twins, hashes=known, batch_size=4)
+    found = embed(toy, twins, hashes=known, how=Pass(batch_size=4))
     assert (found.computed, [n for n, _ in calls]) == (11, [4, 4, 4])
     assert np.array_equal(found.rows[3], found.rows[11])
     assert np.array_equal(found.rows[3], found.rows[12])
 
 
 def test_the_key_changes_with_weights_preprocessing_pooling_view_and_device_and_with_nothing_else(toy: Source) -> None:
-    base = files.hash_json(feature_key(toy, pooling="native"))
+    base = files.hash_json(feature_key(toy, Pass()))
 
     def key(**options: Any) -> str:
-        return files.hash_json(feature_key(toy, **{"pooling": "native", **options}))
+        return files.hash_json(feature_key(toy, Pass(**options)))
 
     assert key() == base
-    others = [key(pooling="avgmax"), key(view="flipped"), key(device="cuda:1")]
+    others = [
+        key(pooling="avgmax"),
+        key(view=View("flipped")),
+        key(view=View("augmented", 1)),
+        key(view=View("augmented", 2)),
+        key(device="cuda:1"),
+    ]
     assert key(device="cuda") == key(device="cuda:1")
     card = toy.card
     for change in (
@@ -203,7 +210,7 @@ def test_a_store_that_cannot_be_written_is_told_and_the_run_goes_on(
     monkeypatch.setattr("tempfile.mkstemp", refuse)
     monkeypatch.setattr(features, "_SHARD_ROWS", 4)
     reporter = Noting()
-    found = embed(toy, items, hashes=hashes(items), reporter=reporter, batch_size=4)
+    found = embed(toy, items, hashes=hashes(items), reporter=reporter, how=Pass(batch_size=4))
     assert found.computed == 11
     assert len(reporter.notes) == 1
     assert "Read-only" in reporter.notes[0]
@@ -241,8 +248,8 @@ def test_what_was_finished_before_a_crash_is_kept(
     with monkeypatch.context() as patch:
         patch.setattr(features, "_forward", failing)
         with pytest.raises(KeyboardInterrupt):
-            embed(toy, items, hashes=known, batch_size=4)
-    assert embed(toy, items, hashes=known, batch_size=4).reused == 8
+            embed(toy, items, hashes=known, how=Pass(batch_size=4))
+    assert embed(toy, items, hashes=known, how=Pass(batch_size=4)).reused == 8
 
 
 def test_a_file_that_vanished_or_changed_since_the_audit_is_named_and_gets_no_row(
@@ -255,7 +262,7 @@ def test_a_file_that_vanished_or_changed_since_the_audit_is_named_and_gets_no_ro
     assert {s.file for s in found.skipped} == {"2.png", "6.png"}
     assert np.flatnonzero(np.isnan(found.rows).all(1)).tolist() == [2, 6]
     assert (found.computed, found.reused) == (9, 0)
-    store = FeatureStore(feature_key(toy, pooling="native"))
+    store = FeatureStore(feature_key(toy, Pass()))
     assert store.get([known["6.png"]]) == {}
 
 
@@ -288,7 +295,7 @@ def fill(home: str, folder: str, names: list[str]) -> None:
     torch.set_num_threads(1)
     items = [Item(name, FileOrigin(Path(folder) / name), 0) for name in names]
     for _ in range(3):
-        embed(open_source("toy"), items, hashes=hashes(items), workers=1, batch_size=4)
+        embed(open_source("toy"), items, hashes=hashes(items), how=Pass(workers=1, batch_size=4))
 
 
 def test_two_processes_may_fill_one_store(toy: Source, items: list[Item], tmp_path: Path) -> None:

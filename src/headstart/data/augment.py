@@ -20,7 +20,16 @@ from headstart.errors import SourceError, did_you_mean
 from headstart.records import Card
 from headstart.settings import Settings
 
-__all__ = ["VERSION", "Augmentation", "augmented_view", "center_view", "draft_side", "flipped_view", "normalise"]
+__all__ = [
+    "VERSION",
+    "Augmentation",
+    "View",
+    "augmented_view",
+    "center_view",
+    "draft_side",
+    "flipped_view",
+    "normalise",
+]
 
 VERSION = 1
 """Part of every feature key: raised whenever a view's pixels change."""
@@ -43,6 +52,26 @@ class Augmentation:
         if not settings.augment:
             return None
         return cls(crop_scale=settings.crop_scale, hflip=settings.hflip, vflip=settings.vflip)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One deterministic preprocessing of a picture: the centre view, a flipped one, or augmented view `number`.
+
+    Which augmented view it is depends on the seed, the number and the picture's content alone, so it can be kept.
+    """
+
+    kind: str = "center"  # "center", "flipped", "augmented"
+    number: int = 0
+    augmentation: Augmentation | None = None
+    seed: int = 0
+
+    def __call__(self, image: np.ndarray, card: Card, *, content: str = "") -> Tensor:
+        """The view of a picture whose bytes have the sha256 `content`."""
+        if self.augmentation is not None:
+            rng = np.random.default_rng((self.seed, self.number, int(content[:16] or "0", 16)))
+            return augmented_view(image, card, augmentation=self.augmentation, rng=rng)
+        return flipped_view(image, card) if self.kind == "flipped" else center_view(image, card)
 
 
 def draft_side(card: Card) -> int:

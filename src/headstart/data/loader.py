@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from headstart.data import decode
-from headstart.data.augment import Augmentation, augmented_view, center_view, draft_side, flipped_view
+from headstart.data.augment import Augmentation, View, augmented_view, draft_side
 from headstart.errors import UnreadableImage
 from headstart.files import hash_bytes
 from headstart.records import Card, Item, MemoryOrigin, Skipped
@@ -51,12 +51,12 @@ class Views:
         items: Sequence[Item],
         card: Card,
         *,
-        kind: str = "center",
+        view: View = View(),  # noqa: B008 - a frozen value
         augmentation: Augmentation | None = None,
         seed: int = 0,
         hashes: Sequence[str] = (),
     ) -> None:
-        self.items, self.card, self.kind = items, card, kind
+        self.items, self.card, self.view = items, card, view
         self.augmentation, self.seed, self.epoch = augmentation, seed, 0
         self.hashes = hashes
 
@@ -65,7 +65,7 @@ class Views:
         if self.augmentation is not None:
             rng = np.random.default_rng((self.seed, self.epoch, position))
             return augmented_view(image, self.card, augmentation=self.augmentation, rng=rng)
-        return flipped_view(image, self.card) if self.kind == "flipped" else center_view(image, self.card)
+        return self.view(image, self.card, content=self.hashes[position] if self.hashes else "")
 
     def _pixels(self, position: int) -> np.ndarray:
         item, side = self.items[position], draft_side(self.card)

@@ -25,13 +25,14 @@ from torch import Tensor
 
 from headstart import files
 from headstart.data import augment
+from headstart.data.augment import View
 from headstart.data.loader import Views, batches
 from headstart.errors import OutputError, SourceError
 from headstart.progress import Reporter, Silent
-from headstart.records import Item, Skipped
+from headstart.records import Item, Skipped, plain
 from headstart.sources.base import Source, evaluating
 
-__all__ = ["FeatureStore", "Features", "embed", "feature_key"]
+__all__ = ["FeatureStore", "Features", "Pass", "embed", "feature_key"]
 
 _FORMAT = 1
 _SHARD_ROWS = 2048
@@ -48,7 +49,18 @@ class Features:
     skipped: tuple[Skipped, ...] = ()
 
 
-def feature_key(source: Source, *, pooling: str, view: str = "center", device: str = "cpu") -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """How features are computed: what shapes a row (pooling, view, kind of device) and what does not (the rest)."""
+
+    pooling: str = "native"
+    view: View = View()  # noqa: RUF009 - a frozen value
+    device: str = "cpu"
+    workers: int | None = None
+    batch_size: int = 32
+
+
+def feature_key(source: Source, how: Pass) -> dict[str, object]:
     """Everything besides the picture that shapes a row (devices of one kind are taken to compute alike)."""
     import PIL
 
@@ -60,9 +72,9 @@ def feature_key(source: Source, *, pooling: str, view: str = "center", device: s
         "architecture": source.card.architecture,
         "model_args": dict(source.card.model_args),
         "preprocessing": source.card.preprocessing,
-        "pooling": pooling,
-        "view": view,
-        "device": device.partition(":")[0],
+        "pooling": how.pooling,
+        "view": plain(how.view),
+        "device": how.device.partition(":")[0],
         "dtype": "float32",
     }
 
@@ -143,13 +155,9 @@ def embed(
     items: Sequence[Item],
     *,
     hashes: Mapping[str, str],
-    pooling: str = "native",
-    view: str = "center",
+    how: Pass = Pass(),
     use_store: bool = True,
-    device: str = "cpu",
     reporter: Reporter | None = None,
-    workers: int | None = None,
-    batch_size: int = 32,
 ) -> Features:
     """Features of `items` at the head's input, float32 (n, d): from the store, or computed once and kept.
 
@@ -160,7 +168,7 @@ def embed(
     """
     reporter = reporter or Silent()
     keys = [hashes[item.name] for item in items]
-    store = FeatureStore(feature_key(source, pooling=pooling, view=view, device=device))
+    store = FeatureStore(feature_key(source, how))
     known = store.get(keys) if use_store else {}
     if store.damaged:
         reporter.note(f"{store.damaged} damaged rows of kept features are dropped and computed again")
@@ -173,15 +181,12 @@ def embed(
     computed = 0
     while waiting:  # one round, and another for the twins of files that could not be read
         turn = {key: twins.pop(0) for key, twins in waiting.items()}
-        fresh, bad = _compute(
-            source, turn, pooling=pooling, view=view, store=store if use_store else None, device=device,
-            reporter=reporter, workers=workers, batch_size=batch_size,
-        )  # fmt: skip
+        fresh, bad = _compute(source, turn, how=how, store=store if use_store else None, reporter=reporter)
         skipped += bad
         computed += len(fresh)
         known.update(fresh)
         waiting = {key: twins for key, twins in waiting.items() if key not in known and twins}
-    width = source.width(pooling)
+    width = source.width(how.pooling)
     missing = np.full(width, np.nan, dtype=np.float32)
     rows = np.stack([known.get(key, missing) for key in keys]) if keys else np.empty((0, width), np.float32)
     return Features(rows, computed=computed, reused=reused, skipped=tuple(skipped))
@@ -191,18 +196,15 @@ def _compute(
     source: Source,
     turn: Mapping[str, Item],
     *,
-    pooling: str,
-    view: str,
+    how: Pass,
     store: FeatureStore | None,
-    device: str,
     reporter: Reporter,
-    workers: int | None,
-    batch_size: int,
 ) -> tuple[dict[str, np.ndarray], list[Skipped]]:
     """One pass in inference mode over the items of `turn`, by hash; rows are kept shard by shard."""
     keys = list(turn)
-    views = Views(list(turn.values()), source.card, kind=view, hashes=keys)
-    order = [np.arange(start, min(start + batch_size, len(keys))) for start in range(0, len(keys), batch_size)]
+    views = Views(list(turn.values()), source.card, view=how.view, hashes=keys)
+    size = how.batch_size
+    order = [np.arange(start, min(start + size, len(keys))) for start in range(0, len(keys), size)]
     known: dict[str, np.ndarray] = {}
     pending: list[str] = []
     skipped: list[Skipped] = []
@@ -211,11 +213,11 @@ def _compute(
         torch.inference_mode(),
         reporter.progress("Computing features", len(keys)) as bar,
     ):
-        source.to(device=device).to(memory_format=torch.channels_last)
-        for batch in batches(views, order, workers=workers):
+        source.to(device=how.device).to(memory_format=torch.channels_last)
+        for batch in batches(views, order, workers=how.workers):
             skipped += batch.skipped
             if len(batch.index):
-                rows = _forward(source, batch.images.to(device), pooling=pooling, batch_size=batch_size)
+                rows = _forward(source, batch.images.to(how.device), pooling=how.pooling, batch_size=size)
                 names = [keys[int(i)] for i in batch.index]
                 known.update(zip(names, rows, strict=True))
                 pending += names

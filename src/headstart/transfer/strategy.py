@@ -24,6 +24,7 @@ FULL_RATE = {"adamw": 1e-4, "sgd": 2e-3}
 SCRATCH_RATE = {"adamw": 1e-3, "sgd": 5e-2}
 WEIGHT_DECAY = {"adamw": 0.05, "sgd": 5e-4}
 HEAD_FACTOR = 10.0
+_FEW_FOR_VIEWS = 1_000  # above so many training images a pass costs more than augmented views bring
 _FEWEST_STEPS = 100  # so many optimiser steps at least, where few images make short epochs
 
 
@@ -86,7 +87,7 @@ def plan(settings: Settings, situation: Situation) -> Plan:
         pooling=settings.pooling,
         epochs=epochs,
         rates=_rates(strategy, settings, situation.blocks, index, reasons),
-        schedule=_schedule(strategy, settings, epochs),
+        schedule=_schedule(strategy, settings, epochs, situation.n_train),
         probe_first=settings.probe_first and strategy not in ("scratch", "frozen"),
         reasons=tuple(reasons),
     )
@@ -196,10 +197,19 @@ def _rates(
     return {**dict(reversed(rates.items())), "head": head}
 
 
-def _schedule(strategy: str, settings: Settings, epochs: int) -> dict[str, Any]:
-    """The facts of the training loop; empty where there is no loop."""
+def _views(settings: Settings, n_train: int) -> int:
+    """How many augmented views of a training image a head on frozen features is offered."""
+    if not settings.augment:
+        return 0
+    if settings.views is not None:
+        return settings.views
+    return 2 if n_train <= _FEW_FOR_VIEWS else 0
+
+
+def _schedule(strategy: str, settings: Settings, epochs: int, n_train: int) -> dict[str, Any]:
+    """The facts of the training loop; for frozen features the number of views that the head is offered."""
     if strategy == "frozen":
-        return {}
+        return {"views": _views(settings, n_train)}
     decay = settings.weight_decay if settings.weight_decay is not None else WEIGHT_DECAY[settings.optimizer]
     patience = settings.patience if settings.patience is not None else max(3, epochs // 3)
     names = (
