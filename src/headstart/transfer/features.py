@@ -208,12 +208,12 @@ def _compute(
     known: dict[str, np.ndarray] = {}
     pending: list[str] = []
     skipped: list[Skipped] = []
+    source.to(device=how.device).to(memory_format=torch.channels_last)  # in inference mode: never to be trained again
     with (
         evaluating(source),
         torch.inference_mode(),
         reporter.progress("Computing features", len(keys)) as bar,
     ):
-        source.to(device=how.device).to(memory_format=torch.channels_last)
         for batch in batches(views, order, workers=how.workers):
             skipped += batch.skipped
             if len(batch.index):
