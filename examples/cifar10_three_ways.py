@@ -21,6 +21,7 @@ RECIPE = {
     "optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "clip": 0.0,
     "batch_size": 64, "schedule": "constant", "warmup": 0.0,
     "crop_scale": 1.0, "hflip": True, "vflip": True,  # resize and flip, no random crop
+    "norm_stats": "updated",  # BatchNorm adapts to the new pictures, as in the tutorial
     "val_fraction": 0.1, "refit": False,  # every way learns from the same items
 }  # fmt: skip
 WAYS = {

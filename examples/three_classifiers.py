@@ -35,7 +35,7 @@ def main() -> None:
         done = {
             name: headstart.fit(
                 data, runs / name.replace(" ", "-"), source=options.source, image_size=options.size,
-                strategy="frozen", refit=False, seed=options.seed, **classifier,
+                strategy="frozen", views=0, refit=False, seed=options.seed, **classifier,
             ).run
             for name, classifier in CLASSIFIERS.items()
         }  # fmt: skip

@@ -27,7 +27,7 @@ def main() -> None:
             "strategy": "partial", "cut": cut, "pooling": "avg", "optimizer": "sgd", "lr": 1e-3,
             "epochs": options.epochs, "batch_size": 16,
         },
-        "classifier[6] replaced": {"strategy": "frozen", "pooling": "native", "refit": False},
+        "classifier[6] replaced": {"strategy": "frozen", "pooling": "native", "views": 0, "refit": False},
     }  # fmt: skip
     source = options.source or f"{'torchvision' if options.weights else 'random'}:{options.network}"
     if source.startswith("random:"):
