@@ -18,7 +18,7 @@ from headstart.errors import DataError
 from headstart.progress import Reporter
 from headstart.records import Plan
 from headstart.settings import Settings
-from headstart.transfer.groups import freeze, parameter_groups
+from headstart.transfer.groups import freeze, hold_norms, parameter_groups
 from headstart.transfer.net import TransferNet
 from headstart.transfer.schedule import epoch_order, step_seed
 from headstart.transfer.steps import Samples, lone_images, make_optimizer
@@ -46,6 +46,8 @@ def find_rate(
     smooth, best = 0.0, math.inf
     frozen.train_mode()
     trial.head.train()
+    if plan.schedule["norm_stats"] == "frozen":
+        hold_norms(trial.source)
     cuda = [torch.device(device)] if device.startswith("cuda") else []
     with (
         torch.random.fork_rng(devices=cuda),

@@ -36,7 +36,7 @@ class Samples:
         return cls(tuple(items), labels, tuple(hashes[item.name] for item in items) if hashes else ())
 
 
-class Halted(Exception):  # noqa: N818  no error, a signal
+class Halted(Exception):
     """Somebody asked to stop between two batches of a prediction."""
 
 

@@ -63,7 +63,7 @@ class Tuned:
 
 @dataclass(slots=True)
 class _At:
-    """Where training stands: the next step of an epoch, and sums over the steps done in it."""
+    """Where training stands: the next step of an epoch, and sums and the rate over the steps done in it."""
 
     epoch: int = 0
     step: int = 0
@@ -71,6 +71,7 @@ class _At:
     correct: float = 0.0
     seen: int = 0
     seconds: float = 0.0
+    rate: float = 0.0
 
 
 class Trainer:
@@ -105,6 +106,7 @@ class Trainer:
         self.best_loss = float("inf")
         self.average: dict[str, Tensor] | None = None
         self.damping, self.dropped = 1.0, 0
+        self._classes = int(list(net.head.parameters())[-1].shape[0])
         self._fingerprint, self._saved, self._stopping = "", 0.0, 0
 
     # --- the loop ---------------------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ class Trainer:
         with self.reporter.progress(f"Epoch {at.epoch}/{self.plan.epochs}", len(train.items)) as bar:
             bar.advance(sum(len(positions) for positions in order[: at.step]))
             for batch in batches(views, mine, workers=self.settings.workers):
-                self._set_rates((at.epoch - 1) * len(order) + at.step, len(order) * self.plan.epochs)
+                at.rate = self._set_rates((at.epoch - 1) * len(order) + at.step, len(order) * self.plan.epochs)
                 torch.manual_seed(step_seed(self.settings.seed, at.epoch, at.step, self.engine.rank))
                 size = len(order[at.step])
                 self._step(batch, train.labels, weights, size=size, at=at)
@@ -175,7 +177,7 @@ class Trainer:
         device, schedule = self.engine.device, self.plan.schedule
         inputs = augment.normalise(images.to(device, non_blocking=True), self.net.source.card)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        goals = functional.one_hot(targets.to(device), self._classes()).float()
+        goals = functional.one_hot(targets.to(device), self._classes).float()
         inputs, goals = mixed(inputs, goals, float(schedule["mixup"]))
         micro = min(int(schedule["accumulate"]), len(inputs))
         parts = list(zip(inputs.tensor_split(micro), goals.tensor_split(micro), strict=True))
@@ -226,10 +228,6 @@ class Trainer:
 
     # --- pieces of a step -----------------------------------------------------------------------------------------
 
-    def _classes(self) -> int:
-        last = list(self.net.head.parameters())[-1]
-        return int(last.shape[0])
-
     def _note_left_out(self, batch: Batch, epoch: int) -> None:
         for entry in batch.skipped:
             said = f"left out of training: {entry.file}: {entry.reason}"
@@ -237,11 +235,13 @@ class Trainer:
                 self.result.notes.append(f"{said} (from epoch {epoch} on)")
                 self.reporter.note(self.result.notes[-1])
 
-    def _set_rates(self, step: int, total: int) -> None:
+    def _set_rates(self, step: int, total: int) -> float:
+        """Set every group's rate for this step; returns the largest."""
         schedule = self.plan.schedule
         factor = rate_factor(step, total, warmup=float(schedule["warmup"]), kind=str(schedule["schedule"]))
         for group, base in zip(self.optimizer.param_groups, self.base_rates, strict=True):
             group["lr"] = base * factor * self.damping
+        return max(self.base_rates) * factor * self.damping
 
     def _update_average(self) -> None:
         decay = float(self.plan.schedule["ema"])
@@ -276,7 +276,7 @@ class Trainer:
         if at.epoch:
             sums = self.engine.total([at.loss, at.correct, float(at.seen)])
             row["train_loss"], row["train_accuracy"] = sums[0] / max(1.0, sums[2]), sums[1] / max(1.0, sums[2])
-            row["lr"] = max(group["lr"] for group in self.optimizer.param_groups)
+            row["lr"] = at.rate
         row.update(val_loss=loss, val_accuracy=accuracy, seconds=round(at.seconds, 3))
         self.result.history.append(plain(row))
         if self.folder is not None and self.engine.main:

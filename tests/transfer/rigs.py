@@ -1,0 +1,97 @@
+"""A tiny network, tiny pictures, and a trainer on them: what the tests of training share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from headstart.progress import Silent
+from headstart.records import Item, MemoryOrigin, Plan
+from headstart.settings import Settings
+from headstart.sources import open_source
+from headstart.sources.base import Source
+from headstart.transfer import strategy
+from headstart.transfer.engine import Engine
+from headstart.transfer.groups import freeze
+from headstart.transfer.interrupt import Stop
+from headstart.transfer.net import TransferNet, fresh_head
+from headstart.transfer.steps import Samples
+from headstart.transfer.tuning import Trainer
+
+torch.set_num_threads(1)
+
+
+def coloured(n: int, *, classes: int = 3, seed: int = 0, first: int = 0) -> Samples:
+    """Noise around a colour that is the class: learnt in a few steps."""
+    items = []
+    for number in range(first, first + n):
+        rng = np.random.default_rng((seed, number))
+        label = number % classes
+        pixels = rng.integers(0, 110, (32, 32, 3))
+        pixels[:, :, label % 3] += 100
+        items.append(Item(f"p{number}", MemoryOrigin(pixels.astype(np.uint8)), label))
+    return Samples.of(items)
+
+
+class Noting(Silent):
+    """A reporter that remembers its notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@dataclass
+class Rig:
+    """A trainer with all it was made of."""
+
+    trainer: Trainer
+    train: Samples
+    val: Samples
+    plan: Plan
+    reporter: Noting = field(default_factory=Noting)
+
+    @property
+    def net(self) -> TransferNet:
+        return self.trainer.net
+
+    def fit(self, **more: Any) -> Any:
+        return self.trainer.fit(self.train, self.val, **more)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in self.net.state_dict().items()}
+
+
+def make_rig(
+    *,
+    address: str = "toy",
+    head: nn.Module | None = None,
+    folder: Path | None = None,
+    stop: Stop | None = None,
+    n: int = 18,
+    source: Source | None = None,
+    train: Samples | None = None,
+    val: Samples | None = None,
+    **options: Any,
+) -> Rig:
+    """A rig by settings: strategy full on the toy network, two epochs of three steps, unless told otherwise."""
+    usual = {"strategy": "full", "epochs": 2, "batch_size": 6, "lr": "1e-3", "workers": 0, "device": "cpu"}
+    settings = Settings.of(**{**usual, **options})
+    opened = source or open_source(address)
+    train, val = train or coloured(n), val or coloured(9, first=1000)
+    plan = strategy.plan(settings, strategy.Situation(len(train.items), 3, opened.blocks))
+    own = opened.fresh(settings.seed) if plan.start == "random" else opened.copy()
+    net = TransferNet(own, head or fresh_head("linear", own.width("native"), 3, seed=settings.seed))
+    reporter = Noting()
+    trainer = Trainer(
+        net, freeze(net.source, strategy.frozen_blocks(plan, own.blocks)), plan=plan, settings=settings,
+        engine=Engine(settings), reporter=reporter, folder=folder, stop=stop,
+    )  # fmt: skip
+    return Rig(trainer, train, val, plan, reporter)
