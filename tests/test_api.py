@@ -262,6 +262,29 @@ def test_data_that_cannot_be_used_is_one_line_and_writes_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(3, "int is no data"), (None, "NoneType is no data"), ("", "empty"), ([], "empty"), (["a.png"], "needs labels")],
+)
+def test_what_is_no_data_is_a_data_error(data: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        headstart.fit(data, **FROZEN)
+
+
+def test_a_tilde_means_the_home_folder_everywhere(
+    split_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(split_shapes)
+    headstart.fit("~/data", "~/run", **FROZEN)
+    assert api.resume("~/run").folder == tmp_path / "run"
+    assert headstart.load("~/run").predict("~/data/test/bar/015.png")[0].error is None
+    with pytest.raises(OutputError, match="inside the data"):
+        headstart.fit("~/data", "~/data/run", **FROZEN)
+    assert not (tmp_path / "~").exists()
+
+
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[UserError], str]] = {
     "unknown source": ({"source": "nonsense:x"}, SourceError, "nonsense"),
     "no such folder": ({"source": "./nothing/here"}, SourceError, "nothing/here"),

@@ -121,7 +121,7 @@ def resume(run: str | Path, *, reporter: Reporter | None = None) -> RunResult:
 
     Raises RunError when no run was started there, or when its data, source or plan are no longer what they were.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     if not (folder / "settings.json").is_file():
         raise RunError("no run was started here", where=folder, remedy="Give the --out folder of `headstart fit`.")
     if (folder / "run.json").is_file():
@@ -173,7 +173,7 @@ def _run(job: _Job, out: str | Path | None, *, reporter: Reporter | None, overwr
     from headstart.stages import prepare
     from headstart.transfer.interrupt import listening
 
-    folder = Path(out) if out is not None else None
+    folder = Path(out).expanduser() if out is not None else None
     if folder is not None and not job.going_on:
         runfolder.check(folder, overwrite=overwrite, data=job.data)
     with listening() as stop:
@@ -407,7 +407,7 @@ def demo(out: str | Path, *, reporter: Reporter | None = None) -> RunResult:
     """
     from headstart.demo import write_digits
 
-    folder = Path(out)
+    folder = Path(out).expanduser()
     runfolder.check(folder / "run", overwrite=True)
     if folder.is_dir() and runfolder.content(folder) - ({"data", "run"} if (folder / "run").is_dir() else set()):
         raise OutputError("the folder is not empty and no demo", where=folder, remedy="Choose another --out.")

@@ -55,7 +55,8 @@ def check(folder: Path, *, overwrite: bool, data: Any = None) -> None:
     """Raise OutputError unless the run folder can be made: nothing is written."""
     if folder.exists() and not folder.is_dir():
         raise OutputError("a file stands where the run folder should be", where=folder, remedy="Choose another --out.")
-    if isinstance(data, (str, Path)) and Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+    inside = isinstance(data, (str, Path)) and Path(data).expanduser()
+    if inside and inside.is_dir() and folder.resolve().is_relative_to(inside.resolve()):
         raise OutputError(
             "the run folder would stand inside the data, which are only read",
             where=folder,

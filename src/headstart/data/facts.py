@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.read import read
+from headstart.errors import DataError
 from headstart.progress import Progress
 from headstart.records import Dataset, Facts, plain
 
@@ -15,9 +16,15 @@ __all__ = ["counting", "data_facts", "load_data"]
 
 
 def load_data(data: Any) -> Dataset:
-    """A Dataset from whatever was given: a Dataset, a path, or a pair (pictures, labels)."""
+    """A Dataset from a Dataset, a path, or a pair (pictures, labels); DataError for anything else."""
     if isinstance(data, Dataset):
         return data
+    if isinstance(data, str) and not data.strip():
+        raise DataError("the path of the data is empty", remedy="Give a folder, a manifest or Parquet files.")
+    if not isinstance(data, Path) and not hasattr(data, "__iter__"):
+        raise DataError(
+            f"a {type(data).__name__} is no data", remedy="Give a path, a pair (pictures, labels) or a Dataset."
+        )
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], (str, Path, int)):
         return read(data[0], labels=data[1])
     return read(data)

@@ -132,7 +132,7 @@ class Model:
         from safetensors.numpy import save as pack_arrays
         from safetensors.torch import save as pack
 
-        place = Path(folder)
+        place = Path(folder).expanduser()
         state, config = self._timm_form()
         files.write_bytes(place / "model.safetensors", pack(state, metadata={"format": "pt"}))
         files.write_json(place / "config.json", config)
@@ -191,7 +191,7 @@ def _items(inputs: Any) -> list[Item]:
     items: list[Item] = []
     for entry in _listed(inputs):
         if isinstance(entry, (str, os.PathLike)):
-            items += read.find_images([Path(entry)])
+            items += read.find_images([Path(entry).expanduser()])
         else:
             items.append(Item(f"item-{len(items):06d}", MemoryOrigin(entry)))
     if not items:
@@ -239,7 +239,7 @@ def _golden_images(card: Card, n: int) -> Tensor:
 
 def find_model_folder(path: str | Path) -> Path:
     """The model folder at `path` or inside the run folder `path`. Raises ModelError when there is none."""
-    place = Path(path)
+    place = Path(path).expanduser()
     for candidate in (place, place / "model"):
         if (candidate / "headstart.json").is_file():
             return candidate

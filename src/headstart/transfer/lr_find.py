@@ -37,7 +37,7 @@ def find_rate(
     proportion to the head. `index` is the number of frozen blocks.
     """
     trial = copy.deepcopy(net).to(device=device).to(memory_format=torch.channels_last)
-    frozen = freeze(trial.source, index)
+    frozen = freeze(trial.source, index, pooling=plan.pooling)
     groups = parameter_groups(trial.source, trial.head, rates=plan.rates, weight_decay=0.0)
     relative = [float(group["lr"]) / plan.rates["head"] for group in groups]
     optimizer = make_optimizer(plan.schedule, groups)
@@ -67,7 +67,7 @@ def find_rate(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            smooth = 0.8 * smooth + 0.2 * float(loss)
+            smooth = 0.8 * smooth + 0.2 * float(loss.detach())
             value = smooth / (1 - 0.8 ** (step + 1))
             curve.append({"rate": rate, "loss": value if math.isfinite(value) else math.inf})
             best = min(best, curve[-1]["loss"])
