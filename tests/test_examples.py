@@ -142,7 +142,10 @@ def test_vgg_keeps_what_lies_below_the_cut(
     said = capsys.readouterr().out
     rows = [line.strip("| ").split(" | ") for line in said.splitlines() if line.startswith("| ")][2:]
     assert rows[0][0] == "trained from features.16 on"
-    assert rows[0][2] == "6, yes"
+    assert rows[0][1] == f"{2 * (512 * 512 * 9 + 512) + 512 * len(CLASSES) + len(CLASSES):,}", (
+        "two convolutions, a head"
+    )
+    assert rows[0][2] == "8, yes", "six convolutions, and the two fully connected layers that are set aside"
     assert rows[1][1] == f"{4096 * len(CLASSES) + len(CLASSES):,}", "only the new classifier[6] is trained"
     assert rows[1][2] == "10, yes"
 

@@ -34,7 +34,7 @@ from headstart.sources.base import Source, hash_entries
 from headstart.transfer import strategy
 from headstart.transfer.engine import Engine, pick_device
 from headstart.transfer.features import Features, Pass, embed
-from headstart.transfer.groups import freeze
+from headstart.transfer.groups import freeze, idle_blocks
 from headstart.transfer.heads import FittedHead, fit_head, learning_curve
 from headstart.transfer.interrupt import Stop
 from headstart.transfer.lr_find import find_rate
@@ -197,10 +197,11 @@ def _cores() -> int:
 
 def make_plan(bench: Bench, settings: Settings) -> Plan:
     """The Plan for these settings on this bench."""
+    idle = idle_blocks(bench.source, settings.pooling)
     situation = strategy.Situation(
         n_train=len(bench.samples("train").items),
         n_classes=bench.n_classes,
-        blocks=bench.source.blocks,
+        blocks=tuple(block for block in bench.source.blocks if block not in idle),
         has_gpu=bench.device != "cpu",
     )
     return strategy.plan(settings, situation)
@@ -327,7 +328,7 @@ def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) ->
             )
             plan = strategy.with_rate(plan, bench.engine.gather(rate)[0])  # one rate for all processes
             bench.reporter.say(plan.reasons[-1])
-        frozen = freeze(net.source, index)
+        frozen = freeze(net.source, index, pooling=plan.pooling)
         trainer = Trainer(
             net, frozen, plan=plan, settings=settings, engine=bench.engine, reporter=bench.reporter,
             folder=folder, stop=bench.stop,
@@ -343,7 +344,7 @@ def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) ->
         {"axis": "epochs", "points": points, "best": tuned.best_epoch},
         trained_parameters=trained, seconds=0.0,
         frozen=_proof(
-            [b.name for b in source.blocks[:index]], len(frozen.entries), hash_json(frozen.before),
+            [b.name for b in frozen.blocks], len(frozen.entries), hash_json(frozen.before),
             hash_json(frozen.hashes()),
         ),
         notes=(*tuned.notes, f"weights of epoch {tuned.best_epoch} of {len(tuned.history) - 1} kept"),

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 
 from headstart.errors import HeadstartError, SettingsError, did_you_mean
 from headstart.records import Block
-from headstart.sources.base import Source, entry_digest
+from headstart.sources.base import Source, entry_digest, evaluating
 
-__all__ = ["Frozen", "cut_index", "freeze", "hold_norms", "parameter_groups", "rates"]
+__all__ = ["Frozen", "cut_index", "freeze", "hold_norms", "idle_blocks", "parameter_groups", "rates"]
 
 
 def cut_index(blocks: Sequence[Block], *, cut: str | None = None, train_last: int | None = None) -> int:
@@ -54,16 +55,17 @@ class Frozen:
     As a context manager it puts the source in training mode as `train_mode` does and checks at the end.
     """
 
-    def __init__(self, source: Source, index: int) -> None:
+    def __init__(self, source: Source, index: int, *, pooling: str = "native") -> None:
         if not 0 <= index <= len(source.blocks):
             raise SettingsError(f"the cut must be between 0 and {len(source.blocks)}, got {index}")
         self.source, self.index = source, index
-        self.blocks = source.blocks[:index]
+        idle = {block.name for block in idle_blocks(source, pooling)}
+        self.blocks = tuple(b for i, b in enumerate(source.blocks) if i < index or b.name in idle)
         self.entries = tuple(entry for block in self.blocks for entry in block.entries)
         frozen = set(self.entries)
         for name, parameter in source.network.named_parameters():
             parameter.requires_grad_(name not in frozen)
-        self._modules = tuple(_wholly_frozen(source, index))
+        self._modules = tuple(_wholly_frozen(source, [b for b in source.blocks if b not in self.blocks]))
         self._before = self.hashes()
 
     def train_mode(self) -> None:
@@ -99,9 +101,27 @@ class Frozen:
             self.check()
 
 
-def _wholly_frozen(source: Source, index: int) -> Iterator[nn.Module]:
+def idle_blocks(source: Source, pooling: str) -> tuple[Block, ...]:
+    """The blocks that features with this pooling do not pass through, such as VGG's fully connected layers with avg.
+
+    They get no gradient: training them would change nothing, and count, decay and save them for nothing.
+    """
+    if pooling == "native":
+        return ()
+    names = {id(p): name for name, p in source.network.named_parameters()}
+    parameters = list(source.network.parameters())
+    with evaluating(source), torch.enable_grad():
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        features = source(source._blank(1), pooling)
+        found = torch.autograd.grad(features.sum(), parameters, allow_unused=True)
+    used = {names[id(p)] for p, gradient in zip(parameters, found, strict=True) if gradient is not None}
+    return tuple(b for b in source.blocks if b.parameters and used.isdisjoint(b.entries))
+
+
+def _wholly_frozen(source: Source, above: Sequence[Block]) -> Iterator[nn.Module]:
     """Modules, containers too, in which nothing is trained: attention and others read their own mode for dropout."""
-    trained = {name for block in source.blocks[index:] for name in (*block.modules, *block.entries)}
+    trained = {name for block in above for name in (*block.modules, *block.entries)}
     if not trained:
         yield source
         yield from source.modules()
@@ -111,9 +131,9 @@ def _wholly_frozen(source: Source, index: int) -> Iterator[nn.Module]:
             yield module
 
 
-def freeze(source: Source, index: int) -> Frozen:
-    """Freeze the first `index` blocks of `source` and let the others be trained; see Frozen."""
-    return Frozen(source, index)
+def freeze(source: Source, index: int, *, pooling: str = "native") -> Frozen:
+    """Freeze the first `index` blocks of `source`, and those that `pooling` leaves aside; see Frozen."""
+    return Frozen(source, index, pooling=pooling)
 
 
 def hold_norms(source: Source) -> None:
