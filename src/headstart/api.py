@@ -365,39 +365,15 @@ def evaluate(
         split: train, val, test or all; None takes test where there is one, else val, else all.
         reporter: Who is told where the work is; None tells nobody.
 
-    Returns the fields of Scores with `split`, `classes` and `skipped`. Raises DataError when the data hold a class that
-    the model does not know, or no such split.
+    Returns the fields of Scores with `split`, `classes`, `skipped` and `seen`, the number of pictures that the model
+    was made with; where there are some, `unseen` holds the scores on the others. Raises DataError when the data hold a
+    class that the model does not know, or no such split.
     """
     from headstart.data.facts import load_data
-    from headstart.judge import scoring
-    from headstart.records import plain
-    from headstart.ship.model import load, softmax
+    from headstart.ship.evaluate import evaluate_model
+    from headstart.ship.model import load
 
-    model, dataset = load(run), load_data(data)
-    unknown = [name for name in dataset.classes if name not in model.classes]
-    if unknown:
-        raise DataError(
-            f"the model does not know the class {', '.join(unknown)}; it knows {', '.join(model.classes)}",
-            where=dataset.path,
-            remedy="Rename the class or leave it out.",
-        )
-    if split is None:
-        split = next((name for name in ("test", "val") if name in dataset.splits), "all")
-    if split != "all" and split not in dataset.splits:
-        known = ", ".join([*filter(None, dataset.splits), "all"])
-        raise DataError(f"there is no split {split!r}", where=dataset.path, remedy=f"There is: {known}.")
-    items = [item for item in dataset.items if item.label is not None and split in ("all", item.split)]
-    logits, skipped = model.logits(items, reporter=reporter)
-    unread = {entry.file for entry in skipped}
-    read = [n for n, item in enumerate(items) if item.name not in unread]
-    if not read:
-        raise DataError("no picture can be read", where=dataset.path)
-    import numpy as np
-
-    labels = np.array([model.classes.index(dataset.classes[items[n].label or 0]) for n in read])
-    scores = scoring.score(labels, softmax(logits[read]), classes=model.classes)
-    found: dict[str, Any] = plain({"split": split, **plain(scores), "classes": model.classes, "skipped": skipped})
-    return found
+    return evaluate_model(load(run), load_data(data), split=split, reporter=reporter)
 
 
 def demo(out: str | Path, *, reporter: Reporter | None = None) -> RunResult:

@@ -222,6 +222,8 @@ def scores(measured: Mapping[str, Any]) -> None:
     """Write the scores of one split: the measures with their interval, then a row for each class."""
     span = _between(measured.get("accuracy_interval"))
     write(f"{'items':18} {measured['n']}")
+    if measured.get("seen"):
+        write(f"{'attention':18} {_seen(measured)}")
     write(f"{'accuracy':18} {percent(measured['accuracy'])}  (95 % interval {span})")
     for key in ("top5_accuracy", "balanced_accuracy"):
         if measured.get(key) is not None:
@@ -235,6 +237,16 @@ def scores(measured: Mapping[str, Any]) -> None:
         for label, one in (measured.get("per_class") or {}).items()
     ]
     table(["class", "items", "precision", "recall", "f1"], rows, right=(1, 2, 3, 4))
+
+
+def _seen(measured: Mapping[str, Any]) -> str:
+    """What the scores are worth when the model was made with some of the pictures."""
+    told = f"the model was made with {measured['seen']} of them, so these scores are too good"
+    rest = measured.get("unseen")
+    if not rest:
+        return told
+    span = _between(rest["accuracy_interval"])
+    return f"{told}; on the other {rest['n']}: accuracy {percent(rest['accuracy'])} ({span})"
 
 
 def predictions(answers: Sequence[Mapping[str, Any]]) -> None:

@@ -21,6 +21,7 @@ from headstart.data.facts import data_facts
 from headstart.errors import UnreadableImage
 from headstart.judge import diagnosis, intervals, scoring
 from headstart.records import SCHEMA, Item, Scores, plain
+from headstart.ship.evaluate import SEEN_DIGITS
 from headstart.ship.model import Model, softmax
 from headstart.stages import Bench, Candidate
 
@@ -210,7 +211,12 @@ def _processor() -> str:
 
 def build_model(bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> Model:
     """The Model of the chosen candidate, with the facts that travel with it."""
-    facts = {"source": record["source"], "scores": {"test": record["scores"].get("test")}}
+    used = {bench.facts.hashes[item.name][:SEEN_DIGITS] for item in bench.samples("train", "val").items}
+    facts = {
+        "source": record["source"],
+        "scores": {"test": record["scores"].get("test")},
+        "seen": sorted(used),  # by these `evaluate` tells pictures that the model was made with
+    }
     return _model(bench, chosen, environment(bench), facts)
 
 

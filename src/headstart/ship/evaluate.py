@@ -1,0 +1,78 @@
+"""A Model judged on labelled data, and whether it has seen those pictures before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from headstart.data import decode
+from headstart.errors import DataError
+from headstart.files import hash_bytes
+from headstart.judge import scoring
+from headstart.progress import Reporter, Silent
+from headstart.records import Dataset, Item, plain
+from headstart.ship.model import Model, softmax
+
+__all__ = ["SEEN_DIGITS", "evaluate_model"]
+
+SEEN_DIGITS = 16
+"""Hexadecimal digits of a picture's sha256 that a model keeps to know it again."""
+
+
+def evaluate_model(
+    model: Model, dataset: Dataset, *, split: str | None = None, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Scores of `model` on a split of `dataset` as a plain dict, classes matched by name.
+
+    `seen` counts the pictures that the model was made with (the same bytes); where there are some, `unseen` holds the
+    scores on the others, which are the ones to believe (None when there are no others). Raises DataError when the data
+    hold a class that the model does not know, or no such split, or no picture that can be read.
+    """
+    _check_classes(model, dataset)
+    split, items = _chosen(dataset, split)
+    logits, skipped = model.logits(items, reporter=reporter or Silent())
+    unread = {entry.file for entry in skipped}
+    read = [n for n, item in enumerate(items) if item.name not in unread]
+    if not read:
+        raise DataError("no picture can be read", where=dataset.path)
+    labels = np.array([model.classes.index(dataset.classes[items[n].label or 0]) for n in read])
+    chances = softmax(logits[read])
+    known = set(model.facts.get("seen", ()))
+    new = np.array([_digits(items[n]) not in known for n in read])
+    found = {
+        "split": split,
+        **plain(scoring.score(labels, chances, classes=model.classes)),
+        "classes": list(model.classes),
+        "skipped": plain(skipped),
+        "seen": int((~new).sum()),
+    }
+    if found["seen"]:
+        unseen = scoring.score(labels[new], chances[new], classes=model.classes) if new.any() else None
+        found["unseen"] = plain(unseen)
+    return found
+
+
+def _digits(item: Item) -> str:
+    return hash_bytes(decode.read_bytes(item))[:SEEN_DIGITS]
+
+
+def _check_classes(model: Model, dataset: Dataset) -> None:
+    unknown = [name for name in dataset.classes if name not in model.classes]
+    if unknown:
+        raise DataError(
+            f"the model does not know the class {', '.join(unknown)}; it knows {', '.join(model.classes)}",
+            where=dataset.path,
+            remedy="Rename the class or leave it out.",
+        )
+
+
+def _chosen(dataset: Dataset, split: str | None) -> tuple[str, Sequence[Item]]:
+    """The split to score (default: test, else val, else all) and its labelled items."""
+    if split is None:
+        split = next((name for name in ("test", "val") if name in dataset.splits), "all")
+    if split != "all" and split not in dataset.splits:
+        known = ", ".join([*filter(None, dataset.splits), "all"])
+        raise DataError(f"there is no split {split!r}", where=dataset.path, remedy=f"There is: {known}.")
+    return split, [item for item in dataset.items if item.label is not None and split in ("all", item.split)]
