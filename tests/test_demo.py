@@ -14,8 +14,15 @@ from toydata import folder_hash
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_digits(tmp_path_factory.mktemp("demo") / "digits")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "shown"
+    api.demo(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits(shown: Path) -> Path:
+    return shown / "data"
 
 
 def test_no_class_of_the_demo_is_one_that_the_toy_source_was_trained_on(digits: Path) -> None:
@@ -40,13 +47,6 @@ def test_the_data_are_the_same_each_time_and_otherwise_with_another_seed(digits:
     other = folder_hash(write_digits(tmp_path / "other", classes=(5,), seed=1))
     assert len(other) == len(again)
     assert not set(other.values()) & set(again.values())
-
-
-@pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo") / "shown"
-    api.demo(folder)
-    return folder
 
 
 def test_transfer_beats_scratch_by_more_than_chance(shown: Path) -> None:
