@@ -88,7 +88,8 @@ def make_rig(
     train, val = train or coloured(n), val or coloured(9, first=1000)
     plan = strategy.plan(settings, strategy.Situation(len(train.items), 3, opened.blocks))
     own = opened.fresh(settings.seed) if plan.start == "random" else opened.copy()
-    net = TransferNet(own, head or fresh_head("linear", own.width("native"), 3, seed=settings.seed))
+    head = head or fresh_head("linear", own.width(plan.pooling), 3, seed=settings.seed)
+    net = TransferNet(own, head, pooling=plan.pooling)
     reporter = Noting()
     trainer = Trainer(
         net, freeze(net.source, strategy.frozen_blocks(plan, own.blocks)), plan=plan, settings=settings,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from headstart.errors import SettingsError
 from headstart.settings import Settings
+from headstart.sources.base import evaluating
 
 __all__ = ["Engine", "pick_device"]
 
@@ -50,22 +51,28 @@ class Engine:
         self.device, self.rank, self.world, self.main = torch.device(name), 0, 1, True
         self._accelerator: Any = None
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from accelerate import Accelerator, DistributedDataParallelKwargs
+            from accelerate import Accelerator
 
-            # a pooling of one's own may pass by a part of the network
-            handlers = [DistributedDataParallelKwargs(find_unused_parameters=True)]
-            self._accelerator = Accelerator(cpu=name == "cpu", mixed_precision="no", kwargs_handlers=handlers)
+            self._accelerator = Accelerator(cpu=name == "cpu", mixed_precision="no")  # the loop casts by itself
             self.device = self._accelerator.device
             self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
             self.main = self._accelerator.is_main_process
 
-    def prepare(self, net: nn.Module) -> nn.Module:
-        """The network on its device, wrapped where several processes train it. Call it before making the optimiser."""
+    def prepare(self, net: nn.Module, example: Tensor) -> nn.Module:
+        """The network on its device, wrapped where several processes train it. Call it before making the optimiser.
+
+        `example` is an input: the exchange of gradients wants to know whether some parameters take no part, as those
+        that a pooling of one's own passes by.
+        """
         net.to(device=self.device)
         net.to(memory_format=torch.channels_last)
-        if self.world == 1 or not any(p.requires_grad for p in net.parameters()):
+        if self.world == 1:
             return net
-        warnings.filterwarnings("ignore", message=".*find_unused_parameters.*")
+        from accelerate import DistributedDataParallelKwargs
+
+        handler = DistributedDataParallelKwargs(find_unused_parameters=_has_unused(net, example.to(self.device)))
+        self._accelerator.ddp_handler = handler
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         wrapped: nn.Module = self._accelerator.prepare_model(net)
         return wrapped
 
@@ -132,6 +139,15 @@ class Engine:
         """Wait for the other processes."""
         if self.world > 1:
             self._accelerator.wait_for_everyone()
+
+
+def _has_unused(net: nn.Module, example: Tensor) -> bool:
+    """Whether a trained parameter gets no gradient from an example."""
+    with evaluating(net):
+        net(example).sum().backward()
+    unused = any(p.requires_grad and p.grad is None for p in net.parameters())
+    net.zero_grad(set_to_none=True)
+    return unused
 
 
 def _precision(wanted: str, device: str) -> str:

@@ -92,7 +92,7 @@ class Trainer:
         self.net, self.frozen, self.plan, self.settings = net, frozen, plan, settings
         self.engine, self.reporter, self.folder = engine, reporter, folder
         self.stop = stop or Stop()
-        self.model = engine.prepare(net)
+        self.model = engine.prepare(net, torch.zeros(1, *net.source.card.input_size))
         groups = parameter_groups(
             net.source, net.head, rates=plan.rates, weight_decay=float(plan.schedule["weight_decay"])
         )
