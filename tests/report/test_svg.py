@@ -202,3 +202,10 @@ def test_tick_labels_have_only_the_decimals_they_need() -> None:
     assert svg._tick_labels([-1000, 0, 1000]) == ["−1,000", "0", "1,000"]
     assert svg._tick_labels([0, 2e7]) == ["0", "2e+07"]
     assert svg._tick_labels([1 / 3, 1 / 3 + 1e-9]) == ["0.333", "0.333"]
+
+
+@pytest.mark.parametrize("label", ["ants", "a", "t-shirt", "蚂蚁", "1234567890"])
+def test_a_short_label_of_a_bar_is_shown_whole(label: str) -> None:
+    drawn = svg.bar_chart([svg.Bar(label, (3.0,), "3")], title="t", desc="d", key="k")
+    assert f">{label}</text>" in drawn
+    assert "…" not in drawn

@@ -96,7 +96,7 @@ def nice_ticks(low: float, high: float, *, most: int = 6, whole: bool = False) -
 def fit(text: object, width: float, size: float = 13) -> str:
     """The text, cut with an ellipsis where it would be wider than `width` units in type of `size` units."""
     text = clean(text)
-    widths = [size * (1.0 if unicodedata.east_asian_width(sign) in "WF" else 0.58) for sign in text]
+    widths = _widths(text, size)
     if sum(widths) <= width:
         return text
     used, kept = size * 0.8, 0
@@ -104,6 +104,11 @@ def fit(text: object, width: float, size: float = 13) -> str:
         used += widths[kept]
         kept += 1
     return text[:kept].rstrip() + "…"
+
+
+def _widths(text: str, size: float) -> list[float]:
+    """The width that each sign is given, in the units of the type's size."""
+    return [size * (1.0 if unicodedata.east_asian_width(sign) in "WF" else 0.58) for sign in text]
 
 
 def line_chart(
@@ -164,7 +169,7 @@ def bar_chart(
     if not bars:
         return ""
     text_width = 7.2 * max(len(bar.text) for bar in bars)
-    label_width = min(label_width, 7.5 * max(len(bar.label) for bar in bars))
+    label_width = min(label_width, max(sum(_widths(clean(bar.label), 13)) for bar in bars))
     left, right = label_width + 8, WIDTH - 8 - min(text_width, 120)
     longest = max(sum(max(value, 0) for value in bar.parts) for bar in bars) or 1
     body, y = [_hatch(key)], 0.0
