@@ -71,7 +71,7 @@ def row(name: str, run: dict) -> str:
     low, high = test["accuracy_interval"]
     kept = f"{len(frozen['blocks'])}, {'yes' if frozen['unchanged'] else 'NO'}"
     return (
-        f"| {name} | {run['plan']['trained_parameters']:,} | {kept} | {sum(run['seconds'].values()):.0f} "
+        f"| {name} | {run['plan']['trained_parameters']:,} | {kept} | {run['seconds']['total']:.0f} "
         f"| {test['accuracy']:.4f} ({low:.3f} to {high:.3f}) |"
     )
 
