@@ -9,7 +9,8 @@ from torch import nn
 
 from headstart.errors import HeadstartError, SettingsError, SourceError
 from headstart.sources.base import POOLINGS, Source, evaluating, hash_entries
-from headstart.transfer.groups import freeze, parameter_groups, rates
+from headstart.transfer.groups import freeze, parameter_groups
+from headstart.transfer.strategy import rates
 
 
 def test_features_have_the_promised_shapes_and_the_network_gives_the_native_ones(family: Source) -> None:

@@ -4,57 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from headstart.errors import HeadstartError, SettingsError
 from headstart.records import Block, Card
 from headstart.sources import open_source
 from headstart.sources.base import Library, Source
-from headstart.transfer.groups import cut_index, freeze, parameter_groups, rates
-
-BLOCKS = tuple(Block(name, (f"{name}.0.weight",), (f"{name}.0", f"{name}.1")) for name in ("stem", "layer1", "layer2"))
+from headstart.transfer.groups import freeze, parameter_groups
+from headstart.transfer.strategy import rates
 
 
 @pytest.fixture(scope="module")
 def toy() -> Source:
     return open_source("toy")
-
-
-def test_a_cut_is_named_counted_or_a_module_inside_a_block() -> None:
-    assert cut_index(BLOCKS, cut="input") == 0
-    assert cut_index(BLOCKS, cut="stem") == 0
-    assert cut_index(BLOCKS, cut="layer2") == 2
-    assert cut_index(BLOCKS, cut="layer1.1") == 1
-    assert cut_index(BLOCKS, cut="layer1.0.weight") == 1
-    assert cut_index(BLOCKS, cut="head") == 3
-    assert [cut_index(BLOCKS, train_last=n) for n in range(4)] == [3, 2, 1, 0]
-
-
-@given(st.integers(0, 3))
-@settings(deadline=None, max_examples=4)
-def test_the_last_n_blocks_are_the_blocks_from_their_first_name_on(n: int) -> None:
-    index = cut_index(BLOCKS, train_last=n)
-    assert index == cut_index(BLOCKS, cut=[*(b.name for b in BLOCKS), "head"][3 - n])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"cut": "layer3"}, "Did you mean layer"),
-        ({"cut": "nothing like it"}, "stem, layer1, layer2"),
-        ({"cut": "layer"}, "no block or module 'layer'"),
-        ({"cut": ""}, "no block or module"),
-        ({"train_last": 4}, "between 0 and 3"),
-        ({"train_last": -1}, "between 0 and 3"),
-        ({}, "one of the two"),
-        ({"cut": "stem", "train_last": 1}, "one of the two"),
-    ],
-)
-def test_a_cut_that_is_not_there_is_refused_with_what_is(arguments: dict[str, object], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        cut_index(BLOCKS, **arguments)  # type: ignore[arg-type]
 
 
 def test_a_cut_outside_the_network_cannot_be_frozen(toy: Source) -> None:
@@ -136,15 +98,6 @@ def test_the_check_at_the_end_of_the_block_does_not_hide_an_error_inside(toy: So
         spoil()
     with pytest.raises(ZeroDivisionError), freeze(source, 1):
         spoil(error=True)
-
-
-def test_two_groups_or_a_rate_that_decays_towards_the_input() -> None:
-    assert rates(BLOCKS, 1, backbone_lr=0.1, head_lr=1.0) == {"layer1": 0.1, "layer2": 0.1, "head": 1.0}
-    decayed = rates(BLOCKS, 0, backbone_lr=0.1, head_lr=1.0, layer_decay=0.5)
-    assert decayed == {"stem": 0.025, "layer1": 0.05, "layer2": 0.1, "head": 1.0}
-    assert rates(BLOCKS, 3, backbone_lr=0.1, head_lr=1.0) == {"head": 1.0}
-    with pytest.raises(SettingsError, match="layer_decay"):
-        rates(BLOCKS, 0, backbone_lr=0.1, head_lr=1.0, layer_decay=0.0)
 
 
 def _groups(source: Source, head: nn.Module | None, index: int = 0) -> list[dict[str, object]]:

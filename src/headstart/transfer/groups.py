@@ -1,4 +1,4 @@
-"""Where to cut a source, how to freeze what lies below, and at which rates to train what lies above."""
+"""Freezing what lies below a cut, and the optimiser's groups for what lies above (strategy decides cut and rates)."""
 
 from __future__ import annotations
 
@@ -13,36 +13,7 @@ from headstart.errors import HeadstartError, SettingsError, did_you_mean
 from headstart.records import Block
 from headstart.sources.base import Source, entry_digest, evaluating
 
-__all__ = ["Frozen", "cut_index", "freeze", "hold_norms", "idle_blocks", "parameter_groups", "rates"]
-
-
-def cut_index(blocks: Sequence[Block], *, cut: str | None = None, train_last: int | None = None) -> int:
-    """The number of blocks that stay frozen: blocks[index:] are trained.
-
-    `cut` names the first trained block ("input": all are trained, "head": none), or a module in it, whose whole block
-    is then trained; `train_last` counts trained blocks from the head. Raises SettingsError for an unknown name, a
-    count out of range, both or neither.
-    """
-    names = [block.name for block in blocks]
-    if (cut is None) == (train_last is None):
-        raise SettingsError("give cut or train_last, one of the two")
-    if train_last is not None:
-        if not 0 <= train_last <= len(names):
-            raise SettingsError(f"train_last must be between 0 and {len(names)}, got {train_last}")
-        return len(names) - train_last
-    ends = {"input": 0, "head": len(names)}
-    if cut in ends:
-        return ends[cut]
-    if cut in names:
-        return names.index(cut)
-    inside = (
-        i for i, block in enumerate(blocks) if any(_within(n, str(cut)) for n in (*block.modules, *block.entries))
-    )
-    if (found := next(inside, None)) is not None:
-        return found
-    near = did_you_mean(str(cut), names)
-    listed = "" if near.startswith("Known") and len(names) <= 12 else f" Blocks: {', '.join(names)}"
-    raise SettingsError(f"the source has no block or module {cut!r}", remedy=f"{near}{listed}, or input, or head")
+__all__ = ["Frozen", "freeze", "hold_norms", "idle_blocks", "parameter_groups"]
 
 
 def _within(name: str, module: str) -> bool:
@@ -145,29 +116,6 @@ def hold_norms(source: Source) -> None:
     for module in source.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-
-
-def rates(
-    blocks: Sequence[Block],
-    index: int,
-    *,
-    backbone_lr: float,
-    head_lr: float,
-    layer_decay: float | None = None,
-) -> dict[str, float]:
-    """A learning rate a trained block and for "head".
-
-    Without `layer_decay` two groups: `backbone_lr` for blocks[index:] and `head_lr`. With it the last block has
-    `backbone_lr` and each block before it `layer_decay` times the next one's (ULMFiT 2018, BEiT 2021).
-    """
-    if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise SettingsError(f"layer_decay must be above 0 and at most 1, got {layer_decay}")
-    factor = 1.0 if layer_decay is None else layer_decay
-    last = len(blocks) - 1
-    return {
-        **{block.name: backbone_lr * factor ** (last - i) for i, block in enumerate(blocks) if i >= index},
-        "head": head_lr,
-    }
 
 
 def parameter_groups(

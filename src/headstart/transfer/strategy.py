@@ -15,7 +15,7 @@ from headstart.errors import SettingsError, did_you_mean
 from headstart.records import Block, Plan
 from headstart.settings import Settings
 
-__all__ = ["SMALL_PER_CLASS", "Situation", "choose", "frozen_blocks", "plan", "with_rate"]
+__all__ = ["SMALL_PER_CLASS", "Situation", "choose", "cut_index", "frozen_blocks", "plan", "rates", "with_rate"]
 
 SMALL_PER_CLASS = 1000
 """Under this many training images a class a data set counts as small."""
@@ -76,7 +76,7 @@ def plan(settings: Settings, situation: Situation) -> Plan:
     head = "linear" if settings.head == "auto" else settings.head
     if settings.head == "auto":
         reasons.append("head linear: the strongest simple baseline on pretrained features")
-    index = _cut_index(strategy, settings, situation.blocks)
+    index = _frozen_count(strategy, settings, situation.blocks)
     cut = _cut_name(strategy, index, situation.blocks)
     epochs = _epochs(strategy, settings, situation, reasons)
     return Plan(
@@ -108,22 +108,57 @@ def with_rate(plan: Plan, rate: float) -> Plan:
     return replace(plan, rates={name: value * factor for name, value in plan.rates.items()}, reasons=reasons)
 
 
-def _cut_index(strategy: str, settings: Settings, blocks: Sequence[Block]) -> int:
-    """How many blocks are frozen."""
-    if strategy == "frozen":
-        return len(blocks)
+def cut_index(blocks: Sequence[Block], *, cut: str | None = None, train_last: int | None = None) -> int:
+    """The number of blocks that stay frozen: blocks[index:] are trained.
+
+    `cut` names the first trained block ("input": all are trained, "head": none), or a module in it, whose whole block
+    is then trained; `train_last` counts trained blocks from the head, those without weights left out. Raises
+    SettingsError for an unknown name, a count out of range, both or neither.
+    """
+    if (cut is None) == (train_last is None):
+        raise SettingsError("give cut or train_last, one of the two")
+    if cut is None:
+        return _last(blocks, int(train_last or 0))
+    names = [block.name for block in blocks]
+    ends = {"input": 0, "head": len(names)}
+    if cut in ends:
+        return ends[cut]
+    if cut in names:
+        return names.index(cut)
+    for index, block in enumerate(blocks):
+        if any(cut and (name == cut or name.startswith(f"{cut}.")) for name in (*block.modules, *block.entries)):
+            return index
+    near = did_you_mean(cut, names)
+    listed = "" if near.startswith("Known") and len(names) <= 12 else f" Blocks: {', '.join(names)}"
+    raise SettingsError(f"the source has no block or module {cut!r}", remedy=f"{near}{listed}, or input, or head")
+
+
+def rates(
+    blocks: Sequence[Block], index: int, *, backbone_lr: float, head_lr: float, layer_decay: float | None = None
+) -> dict[str, float]:
+    """A learning rate for each trained block, from input to head, and for "head".
+
+    Without `layer_decay` two groups: `backbone_lr` for blocks[index:] and `head_lr`. With it the last block has
+    `backbone_lr` and each one below `layer_decay` times the rate of the next above (ULMFiT 2018, BEiT 2021); blocks
+    without weights are no rung of the ladder.
+    """
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise SettingsError(f"layer_decay must be above 0 and at most 1, got {layer_decay}")
+    found: dict[str, float] = {}
+    rungs = 0
+    for block in reversed(blocks[index:]):
+        found[block.name] = backbone_lr * (layer_decay or 1.0) ** rungs
+        rungs += bool(block.parameters)
+    return {**dict(reversed(found.items())), "head": head_lr}
+
+
+def _frozen_count(strategy: str, settings: Settings, blocks: Sequence[Block]) -> int:
+    """How many blocks a strategy freezes; partial without a cut trains a third of those with weights."""
     if strategy != "partial":
-        return 0
-    if settings.cut is not None:
-        names = [block.name for block in blocks]
-        for index, block in enumerate(blocks):
-            if settings.cut == block.name or settings.cut in block.modules:
-                return index
-        if settings.cut == "head":
-            return len(blocks)
-        raise SettingsError(f"no block is called {settings.cut!r}", remedy=did_you_mean(settings.cut, names))
-    wanted = settings.train_last if settings.train_last is not None else max(1, _with_weights(blocks) // 3)
-    return _last(blocks, wanted)
+        return len(blocks) if strategy == "frozen" else 0
+    if settings.cut is None and settings.train_last is None:
+        return cut_index(blocks, train_last=max(1, _with_weights(blocks) // 3))
+    return cut_index(blocks, cut=settings.cut, train_last=settings.train_last)
 
 
 def _with_weights(blocks: Sequence[Block]) -> int:
@@ -131,17 +166,14 @@ def _with_weights(blocks: Sequence[Block]) -> int:
 
 
 def _last(blocks: Sequence[Block], wanted: int) -> int:
-    """The index above which `wanted` blocks have weights; blocks without any do not count."""
-    left = wanted
-    for index in range(len(blocks) - 1, -1, -1):
-        if blocks[index].parameters:
-            left -= 1
-        if left == 0:
-            return index
-    raise SettingsError(
-        f"the source has {_with_weights(blocks)} blocks with weights, so the last {wanted} cannot be trained",
-        remedy="Choose a smaller train_last, or the strategy full.",
-    )
+    """The index above which `wanted` blocks have weights."""
+    with_weights = [index for index, block in enumerate(blocks) if block.parameters]
+    if not 0 <= wanted <= len(with_weights):
+        raise SettingsError(
+            f"train_last must be between 0 and {len(with_weights)}, the source's blocks with weights, got {wanted}",
+            remedy="Choose a smaller train_last, or the strategy full.",
+        )
+    return with_weights[-wanted] if wanted else len(blocks)
 
 
 def _cut_name(strategy: str, index: int, blocks: Sequence[Block]) -> str:
@@ -185,16 +217,12 @@ def _rates(
         reasons.append(f"head rate {HEAD_FACTOR:g} x the backbone's: the head is new, the backbone is not")
     else:
         head = base
-    rates: dict[str, float] = {}
-    decay = settings.layer_decay or 1.0
-    depth = 0
-    for block in reversed(blocks[index:]):
-        if block.parameters:
-            depth += 1
-        rates[block.name] = base * decay ** max(0, depth - (0 if settings.backbone_lr is None else 1))
+    top = base
     if settings.layer_decay is not None:
-        reasons.append(f"each block learns at {decay:g} x the rate of the one above it")
-    return {**dict(reversed(rates.items())), "head": head}
+        reasons.append(f"each block learns at {settings.layer_decay:g} x the rate of the one above it")
+        if settings.backbone_lr is None:  # the head stands on the ladder's first rung
+            top = base * settings.layer_decay
+    return rates(blocks, index, backbone_lr=top, head_lr=head, layer_decay=settings.layer_decay)
 
 
 def _views(settings: Settings, n_train: int) -> int:
