@@ -66,9 +66,27 @@ def test_a_start_that_training_only_makes_worse_is_kept_as_epoch_0(rig: Make) ->
 def test_patience_counts_epochs_without_a_better_loss(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = rig(epochs=9, patience=2)
     losses = iter([1.0, 0.5, 0.7, 0.4, 0.4, 0.6, 0.1])
-    monkeypatch.setattr(made.trainer, "_judge", lambda val: (next(losses), 0.0))
+    monkeypatch.setattr(made.trainer, "_judge", lambda val: (value := next(losses), 0.0, value))
     tuned = made.fit()
     assert (tuned.best_epoch, len(tuned.history), tuned.stopped_early) == (3, 6, True)
+
+
+def test_epochs_are_chosen_by_the_order_of_the_classes_not_by_how_sure_the_network_is(
+    rig: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rig(epochs=1)
+    labels, n = made.val.labels, len(made.val.labels)
+    right = np.eye(3, dtype=np.float32)[labels]
+    modest, sure = right.copy(), right.copy()
+    modest[: n // 2] = np.roll(right[: n // 2], 1, axis=1)  # half right, mildly
+    sure[: n // 6] = np.roll(right[: n // 6], 1, axis=1)  # five of six right, far too sure
+    found = []
+    for logits in (modest, 40 * sure):
+        answer = (logits, np.ones(n, dtype=bool))
+        monkeypatch.setattr(tuning, "predict_logits", lambda *_args, answer=answer, **_options: answer)
+        found.append(made.trainer._judge(made.val))
+    assert found[1][0] > found[0][0]  # the plain loss prefers the modest one
+    assert found[1][2] < found[0][2]  # the choice does not
 
 
 def test_training_is_the_same_twice_and_leaves_the_global_random_numbers_alone(rig: Make) -> None:
@@ -120,7 +138,7 @@ def test_every_block_above_the_cut_learns_at_its_own_rate(rig: Make) -> None:
 @pytest.mark.parametrize(("norms", "stay"), [("frozen", True), ("updated", False), ("auto", True)])
 def test_statistics_of_a_pretrained_network_stay_unless_told_otherwise(rig: Make, norms: str, stay: bool) -> None:
     made = rig(norm_stats=norms, lr="1e-2", epochs=1)
-    made.trainer._judge = lambda val: (1.0 - len(made.trainer.result.history), 0.0)  # type: ignore[method-assign]
+    made.trainer._judge = lambda val: (0.0, 0.0, 1.0 - len(made.trainer.result.history))  # type: ignore[method-assign]
     before = made.state()
     made.fit()
     moved = {name for name, value in made.state().items() if not torch.equal(before[name], value)}
@@ -167,7 +185,7 @@ def test_one_step_is_the_step_of_plain_pytorch(rig: Make) -> None:
             net.named_parameters(), torch.autograd.grad(loss, list(net.parameters())), strict=True
         )
     }
-    made.trainer._judge = lambda val: (1.0 - len(made.trainer.result.history), 0.0)  # type: ignore[method-assign]
+    made.trainer._judge = lambda val: (0.0, 0.0, 1.0 - len(made.trainer.result.history))  # type: ignore[method-assign]
     tuned = made.fit(weights=weights)
     assert tuned.best_epoch == 1
     assert tuned.history[1]["train_loss"] == pytest.approx(loss.item(), rel=1e-4)

@@ -28,6 +28,7 @@ from headstart.progress import Reporter
 from headstart.records import Item, Plan, plain
 from headstart.settings import Settings
 from headstart.transfer import checkpoint
+from headstart.transfer._heads_common import temperature
 from headstart.transfer.engine import Engine
 from headstart.transfer.groups import Frozen, hold_norms, parameter_groups
 from headstart.transfer.interrupt import Stop
@@ -112,7 +113,7 @@ class Trainer:
     # --- the loop ---------------------------------------------------------------------------------------------
 
     def fit(self, train: Samples, val: Samples, *, weights: Tensor | None = None) -> Tuned:
-        """Train on `train`, choose the epoch by the loss on `val`, leave the best weights in the network.
+        """Train on `train`, choose the epoch by the calibrated loss on `val`, leave the best weights in the network.
 
         `weights` (classes,) weigh the classes in the loss. Raises Interrupted after a signal, its state saved;
         SettingsError when the loss stays without a finite value; RunError when the folder's checkpoint is of another
@@ -264,9 +265,9 @@ class Trainer:
         live = {name: value.clone() for name, value in self._state().items()} if self.average else None
         self._load(self.average or {})
         try:
-            loss, accuracy = self._judge(val)
-            if loss < self.best_loss or not self.best:
-                self.best_loss, self.result.best_epoch = loss, at.epoch
+            loss, accuracy, choice = self._judge(val)
+            if choice < self.best_loss or not self.best:
+                self.best_loss, self.result.best_epoch = choice, at.epoch
                 self.best = {name: value.detach().cpu().clone() for name, value in self._state().items()}
         except Halted:
             self._load(live or {})
@@ -284,18 +285,25 @@ class Trainer:
         self.reporter.epoch(row)
         return _At(at.epoch + 1)
 
-    def _judge(self, val: Samples) -> tuple[float, float]:
-        """Loss and accuracy over the validation items that can be read; a signal need not wait for their end."""
+    def _judge(self, val: Samples) -> tuple[float, float, float]:
+        """Loss, accuracy, and the loss that epochs are chosen by, over the validation items that can be read.
+
+        That one is the loss at the best temperature: training by gradient soon makes a network too sure of itself,
+        which says nothing about its order of the classes. A little of the plain loss decides between equals. A signal
+        need not wait for the end.
+        """
         alone = self.engine.world == 1
         logits, there = predict_logits(
             self.net, val.items, engine=self.engine, workers=self.settings.workers,
             halt=lambda: alone and self.stop.code is not None,
         )  # fmt: skip
         if not there.any():
-            return float("nan"), float("nan")
+            return float("nan"), float("nan"), float("inf")
         logits, labels = logits[there], val.labels[there]
         loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
-        return loss, float((logits.argmax(1) == labels).mean())
+        calm = torch.from_numpy(logits / temperature(logits, labels))
+        choice = float(functional.cross_entropy(calm, torch.from_numpy(labels))) + 0.01 * loss
+        return loss, float((logits.argmax(1) == labels).mean()), choice
 
     def _share_statistics(self) -> None:
         """BatchNorm's running statistics are each process's own until here."""
