@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,16 @@ class Rig:
 
     def fit(self, **more: Any) -> Any:
         return self.trainer.fit(self.train, self.val, **more)
+
+    def judge_as(self, losses: Iterable[float]) -> None:
+        """Let validation say these losses, epoch by epoch."""
+        left = iter(losses)
+
+        def said(_: Samples) -> tuple[float, float, float]:
+            loss = next(left)
+            return loss, 0.0, loss
+
+        self.trainer._judge = said  # type: ignore[method-assign]
 
     def state(self) -> dict[str, torch.Tensor]:
         return {name: value.clone() for name, value in self.net.state_dict().items()}

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.data import augment
 from headstart.data.loader import Views, batches
 from headstart.records import Item
+from headstart.transfer._heads_common import temperature
 from headstart.transfer.engine import Engine
 from headstart.transfer.net import TransferNet
 
-__all__ = ["Halted", "Samples", "class_weights", "lone_images", "make_optimizer", "mixed", "predict_logits"]
+__all__ = ["Halted", "Samples", "class_weights", "judged", "lone_images", "make_optimizer", "mixed", "predict_logits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,21 @@ def predict_logits(
                 logits = net(inputs.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
                 rows.update(zip(batch.index.tolist(), logits, strict=True))
     return engine.collect(rows, len(items))
+
+
+def judged(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
+    """Loss, accuracy, and the loss that epochs are chosen by, of logits (n, classes).
+
+    That one is the loss at the best temperature: training by gradient soon makes a network too sure of itself, which
+    says nothing about its order of the classes. A little of the plain loss decides between equals.
+    """
+    if not len(labels):
+        return float("nan"), float("nan"), float("inf")
+    goals = torch.from_numpy(labels)
+    loss = float(functional.cross_entropy(torch.from_numpy(logits), goals))
+    calm = torch.from_numpy(logits / temperature(logits, labels))
+    choice = float(functional.cross_entropy(calm, goals)) + 0.01 * loss
+    return loss, float((logits.argmax(1) == labels).mean()), choice
 
 
 def class_weights(labels: np.ndarray, n_classes: int, mode: str) -> Tensor | None:

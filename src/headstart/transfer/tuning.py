@@ -28,7 +28,6 @@ from headstart.progress import Reporter
 from headstart.records import Item, Plan, plain
 from headstart.settings import Settings
 from headstart.transfer import checkpoint
-from headstart.transfer._heads_common import temperature
 from headstart.transfer.engine import Engine
 from headstart.transfer.groups import Frozen, hold_norms, parameter_groups
 from headstart.transfer.interrupt import Stop
@@ -38,6 +37,7 @@ from headstart.transfer.steps import (
     Halted,
     Samples,
     class_weights,
+    judged,
     lone_images,
     make_optimizer,
     mixed,
@@ -286,24 +286,13 @@ class Trainer:
         return _At(at.epoch + 1)
 
     def _judge(self, val: Samples) -> tuple[float, float, float]:
-        """Loss, accuracy, and the loss that epochs are chosen by, over the validation items that can be read.
-
-        That one is the loss at the best temperature: training by gradient soon makes a network too sure of itself,
-        which says nothing about its order of the classes. A little of the plain loss decides between equals. A signal
-        need not wait for the end.
-        """
-        alone = self.engine.world == 1
+        """Loss, accuracy, and the loss that epochs are chosen by, over the items that can be read; see `judged`."""
+        alone = self.engine.world == 1  # then a signal need not wait for the end
         logits, there = predict_logits(
             self.net, val.items, engine=self.engine, workers=self.settings.workers,
             halt=lambda: alone and self.stop.code is not None,
         )  # fmt: skip
-        if not there.any():
-            return float("nan"), float("nan"), float("inf")
-        logits, labels = logits[there], val.labels[there]
-        loss = float(functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
-        calm = torch.from_numpy(logits / temperature(logits, labels))
-        choice = float(functional.cross_entropy(calm, torch.from_numpy(labels))) + 0.01 * loss
-        return loss, float((logits.argmax(1) == labels).mean()), choice
+        return judged(logits[there], val.labels[there])
 
     def _share_statistics(self) -> None:
         """BatchNorm's running statistics are each process's own until here."""
