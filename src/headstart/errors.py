@@ -93,7 +93,7 @@ class MissingExtraError(UserError):
         return type(self), self._made_of
 
 
-class UnreadableImage(HeadstartError):  # noqa: N818  what it is, not that it is an error
+class UnreadableImage(HeadstartError):
     """One picture cannot be decoded; `reason` says why in a few words."""
 
     def __init__(self, name: str, reason: str) -> None:
@@ -105,7 +105,7 @@ class UnreadableImage(HeadstartError):  # noqa: N818  what it is, not that it is
         return type(self), (self.name, self.reason)
 
 
-class Interrupted(HeadstartError):  # noqa: N818  no error, an ending
+class Interrupted(HeadstartError):
     """The run was stopped from outside after its state was saved."""
 
     def __init__(self, exit_code: int, resume_command: str) -> None:
