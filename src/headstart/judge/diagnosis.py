@@ -128,7 +128,8 @@ def _turned(points: Sequence[Mapping[str, Any]], axis: str) -> str:
     best_x, best = min(losses, key=lambda point: point[1])
     if losses[-1][1] <= best * (1 + _TURN):
         return ""
-    return f"; the validation loss has risen from {best:.3f} at epoch {best_x:g} to {losses[-1][1]:.3f}"
+    last = losses[-1][1]
+    return f"; more epochs overfit: the validation loss rises from {best:.3f} at epoch {best_x:g} to {last:.3f}"
 
 
 def _more(points: Sequence[Mapping[str, Any]], axis: str) -> list[str]:
