@@ -380,6 +380,7 @@ def test_a_race_is_a_table_with_its_failures(api: FakeApi, capsys: Any) -> None:
             "test": won,
             "seconds": 2.0,
             "trained_parameters": 5,
+            "gap": 0.071,
             "finalist": True,
         },
         {"strategy": "full", "head": "linear", "error": "out of memory"},
@@ -389,6 +390,7 @@ def test_a_race_is_a_table_with_its_failures(api: FakeApi, capsys: Any) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert "90.0% (80.0 to 95.0 %)" in lines[1]
     assert lines[1].endswith("chosen")
+    assert "+7.1" in lines[1]
     assert "failed: out of memory" in lines[2]
 
 

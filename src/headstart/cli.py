@@ -35,7 +35,7 @@ Data = Annotated[str, typer.Argument(help="Folder of pictures, CSV, TSV, JSONL o
 RunFolder = Annotated[Path, typer.Argument(help="Run folder that fit or compare wrote.", metavar="RUN")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write; default: headstart-runs/NAME-N.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor a summary.")]
 Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to standard output, and nothing else.")]
 
 

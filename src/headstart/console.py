@@ -180,11 +180,11 @@ def _plan_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def race_table(race: Sequence[Mapping[str, Any]]) -> None:
-    """Write the race: a row for each contestant, its scores with intervals, its time."""
+    """Write the race: a row for each contestant: what was trained, how long, scores with intervals, overfitting gap."""
     rows = []
     for row in race:
         if row.get("error"):
-            rows.append([row.get("strategy"), row.get("head", ""), "failed: " + str(row["error"]), "", "", "", ""])
+            rows.append([row.get("strategy"), row.get("head", ""), "", "", "failed: " + str(row["error"]), "", "", ""])
             continue
         cells = [
             f"{percent(s.get('accuracy'))} ({_between(s.get('accuracy_interval'))})" if s else ""
@@ -193,8 +193,12 @@ def race_table(race: Sequence[Mapping[str, Any]]) -> None:
         seconds = row.get("seconds")
         time = "" if seconds is None else duration(seconds)
         chosen = "chosen" if row.get("finalist") else ""
-        rows.append([row.get("strategy"), row.get("head", ""), *cells, row.get("trained_parameters", ""), time, chosen])
-    table(["strategy", "head", "validation", "test", "trained parameters", "time", ""], rows, right=(4, 5))
+        gap = "" if row.get("gap") is None else f"{100 * row['gap']:+.1f}"
+        start = [row.get("strategy"), row.get("head", ""), row.get("trained_parameters", ""), time]
+        rows.append([*start, *cells, gap, chosen])
+    heads = ["strategy", "head", "trained", "time", "validation", "test", "gap", ""]
+    table(heads, rows, right=(2, 3, 6))
+    write("trained: parameters; gap: training minus validation accuracy, in points")
 
 
 def run_summary(run: Mapping[str, Any], folder: object) -> None:
