@@ -610,3 +610,10 @@ def test_real_mistakes_end_in_one_line(tmp_path: Path, capsys: Any, monkeypatch:
         assert len(told.err.splitlines()) == 1, told.err
         assert told.err.startswith("error: ")
     assert not (tmp_path / "headstart-runs").exists()
+
+
+def test_of_several_processes_only_the_first_prints(api: FakeApi, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, speaks in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.run(["fit", "data", "--json"]) == 0
+        assert bool(capsys.readouterr().out) is speaks

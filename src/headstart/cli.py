@@ -153,7 +153,9 @@ def _write_picture(picture: Any, place: Path) -> None:
 
 
 def _finish(result: Any, *, as_json: bool, quiet: bool) -> None:
-    """Print the run's record, its summary, or nothing."""
+    """Print the run's record, its summary, or nothing; of several processes only the first speaks."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         _print_json(result.run)
     elif not quiet:

@@ -19,7 +19,7 @@ from headstart.records import Card
 from headstart.sources import _torchvision, build_whole, open_source
 from headstart.sources._families import FAMILIES
 from headstart.sources._torchvision import architecture_of_file
-from headstart.transfer.groups import cut_index
+from headstart.transfer.strategy import cut_index
 
 SMALL = "shufflenet_v2_x0_5"
 

@@ -406,3 +406,9 @@ def test_steps_that_stay_bad_end_the_run(rig: Make) -> None:
         made.fit()
     assert made.trainer.damping == pytest.approx(1 / 32)
     assert tuning._DROPPED_STEPS == 5
+
+
+def test_a_hesitant_epoch_that_was_right_by_luck_is_not_made_surer() -> None:
+    labels = np.array([0, 1, 2])
+    hesitant, learned = 0.01 * np.eye(3, dtype=np.float32), 3.0 * np.eye(3, dtype=np.float32)
+    assert judged(hesitant, labels)[2] > 1.0 > judged(learned, labels)[2]

@@ -74,14 +74,15 @@ def predict_logits(
 def judged(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
     """Loss, accuracy, and the loss that epochs are chosen by, of logits (n, classes).
 
-    That one is the loss at the best temperature: training by gradient soon makes a network too sure of itself, which
-    says nothing about its order of the classes. A little of the plain loss decides between equals.
+    That one is the loss at the best temperature of at least 1: training by gradient soon makes a network too sure of
+    itself, which says nothing about its order of the classes; a hesitant one that was right by luck on a few items is
+    not made surer. A little of the plain loss decides between equals.
     """
     if not len(labels):
         return float("nan"), float("nan"), float("inf")
     goals = torch.from_numpy(labels)
     loss = float(functional.cross_entropy(torch.from_numpy(logits), goals))
-    calm = torch.from_numpy(logits / temperature(logits, labels))
+    calm = torch.from_numpy(logits / max(1.0, temperature(logits, labels)))
     choice = float(functional.cross_entropy(calm, goals)) + 0.01 * loss
     return loss, float((logits.argmax(1) == labels).mean()), choice
 
