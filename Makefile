@@ -4,10 +4,12 @@
 # PYTHON    the interpreter that makes .venv (3.11 or newer)
 # PIP_ARGS  more words for pip install, for example the index of PyTorch's CPU wheels (docs/install.md)
 # TESTS     what pytest runs, for example TESTS="tests/data -x"
+# JOBS      how many processes run tests, one thread each
 
 PYTHON ?= python3
 PIP_ARGS ?=
 TESTS ?= tests
+JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
@@ -22,7 +24,7 @@ demo: $(VENV)/.installed
 	$(BIN)/headstart demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(COVERAGE) $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(COVERAGE) $(TESTS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

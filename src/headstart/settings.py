@@ -95,7 +95,7 @@ class Settings:
     )
     patience: int | None = option(
         None,
-        "Stop after this many epochs without a better validation loss; default: a third of the epochs, 3 at least.",
+        "Stop after this many epochs without a better validation loss; default: half of the epochs, 3 at least.",
         low=1,
         panel="Training",
     )
@@ -103,9 +103,9 @@ class Settings:
         0.0, "Decay of an exponential average of the weights; 0 is off.", low=0, high=1, panel="Training"
     )
     norm_stats: str = option(
-        "auto",
-        "BatchNorm statistics; auto: frozen for a pretrained start, updated from scratch.",
-        choices=("auto", "frozen", "updated"),
+        "updated",
+        "BatchNorm statistics: updated with the training images, or frozen as the source brought them.",
+        choices=("updated", "frozen"),
         panel="Training",
     )
     clip: float = option(1.0, "Largest norm of the gradient; 0 is off.", low=0, panel="Training")

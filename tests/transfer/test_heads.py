@@ -368,6 +368,14 @@ def test_temperature_finds_the_factor_that_was_hidden() -> None:
     assert temperature(np.zeros((5, 3)), np.zeros(5, dtype=int)) == 1.0
 
 
+@pytest.mark.parametrize("n", [5, 500])
+def test_items_that_are_all_right_do_not_make_answers_endlessly_sure(n: int) -> None:
+    y = np.arange(n) % 3
+    logits = np.eye(3)[y]
+    sureness = np.exp(log_softmax(logits / temperature(logits, y)))[np.arange(n), y]
+    assert np.allclose(sureness, (n + 1) / (n + 2), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("X", "y", "text"),
     [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headstart.errors import SettingsError
 from headstart.records import Block
-from headstart.settings import STRATEGIES, Settings
+from headstart.settings import Settings
 from headstart.transfer.strategy import Situation, choose, cut_index, frozen_blocks, plan, rates, with_rate
 
 
@@ -80,13 +80,6 @@ def test_a_strategy_is_a_start_a_cut_and_rates(
     assert found.reasons
 
 
-def test_statistics_stay_for_a_pretrained_start_and_move_from_scratch() -> None:
-    norms = {name: made(strategy=name).schedule.get("norm_stats") for name in STRATEGIES}
-    assert norms == {
-        "scratch": "updated", "full": "frozen", "discriminative": "frozen", "partial": "frozen", "frozen": None,
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(("n", "epochs"), [(10, 40), (320, 15), (999, 15), (1000, 10), (9_999, 10), (10_000, 5)])
 def test_fewer_pictures_get_more_epochs(n: int, epochs: int) -> None:
     found = made(n, strategy="full")
@@ -98,7 +91,7 @@ def test_fewer_pictures_get_more_epochs(n: int, epochs: int) -> None:
 
 def test_patience_and_decay_have_defaults_by_epochs_and_optimiser() -> None:
     assert made(strategy="full", epochs=3).schedule["patience"] == 3
-    assert made(strategy="full", epochs=30).schedule["patience"] == 10
+    assert made(strategy="full", epochs=30).schedule["patience"] == 15
     assert made(strategy="full", epochs=30, patience=1).schedule["patience"] == 1
     assert made(strategy="full").schedule["weight_decay"] == 0.05
     assert made(strategy="full", optimizer="sgd").schedule["weight_decay"] == 5e-4
@@ -171,7 +164,7 @@ def test_two_groups_or_a_rate_that_decays_towards_the_input() -> None:
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({"strategy": "full"}, [1e-4, 1e-4, 1e-4, 1e-4]),
+        ({"strategy": "full"}, [3e-4, 3e-4, 3e-4, 3e-4]),
         ({"strategy": "full", "optimizer": "sgd"}, [2e-3, 2e-3, 2e-3, 2e-3]),
         ({"strategy": "scratch"}, [1e-3, 1e-3, 1e-3, 1e-3]),
         ({"strategy": "full", "lr": "0.01"}, [0.01, 0.01, 0.01, 0.01]),

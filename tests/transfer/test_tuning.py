@@ -39,7 +39,7 @@ def test_the_loop_learns_and_logs_one_row_an_epoch(rig: Make, optimizer: str) ->
     losses = [row["val_loss"] for row in tuned.history]
     assert min(losses) < 0.5 * losses[0]
     assert tuned.best_epoch > 0
-    assert tuned.history[6]["train_accuracy"] > 0.9
+    assert tuned.history[6]["train_accuracy"] > 0.8
     assert "train_loss" not in tuned.history[0]
 
 
@@ -144,8 +144,8 @@ def test_every_block_above_the_cut_learns_at_its_own_rate(rig: Make) -> None:
     assert decays["head.no_decay"] == 0.0
 
 
-@pytest.mark.parametrize(("norms", "stay"), [("frozen", True), ("updated", False), ("auto", True)])
-def test_statistics_of_a_pretrained_network_stay_unless_told_otherwise(rig: Make, norms: str, stay: bool) -> None:
+@pytest.mark.parametrize(("norms", "stay"), [("frozen", True), ("updated", False)])
+def test_statistics_of_a_pretrained_network_move_or_stay_as_told(rig: Make, norms: str, stay: bool) -> None:
     made = rig(norm_stats=norms, lr="1e-2", epochs=1)
     made.judge_as([1.0, 0.5])
     before = made.state()
@@ -330,7 +330,7 @@ def test_no_validation_picture_at_all_keeps_the_start(rig: Make) -> None:
 # --- bad numbers ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("address", "norms"), [("toy", "updated"), ("toy", "frozen"), ("random:test_vit", "auto")])
+@pytest.mark.parametrize(("address", "norms"), [("toy", "updated"), ("toy", "frozen"), ("random:test_vit", "frozen")])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_an_absurd_rate_ends_with_advice_and_finite_weights(
     rig: Make, tmp_path: Path, address: str, norms: str, optimizer: str

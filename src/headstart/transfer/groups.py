@@ -110,8 +110,8 @@ def freeze(source: Source, index: int, *, pooling: str = "native") -> Frozen:
 def hold_norms(source: Source) -> None:
     """Put BatchNorm layers in evaluation mode: pretrained statistics stay, weights and biases may be trained.
 
-    With few images the statistics of a batch are far from those that the features, and the head fitted on them, were
-    made with; keeping them is what makes a careful fine-tuning start where the probe ended.
+    A head fitted on frozen features was fitted on features made with those statistics, so a fine-tuning then starts
+    just where the probe ended, and small rates stay near it.
     """
     for module in source.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -20,7 +20,8 @@ __all__ = ["SMALL_PER_CLASS", "Situation", "choose", "cut_index", "frozen_blocks
 SMALL_PER_CLASS = 1000
 """Under this many training images a class a data set counts as small."""
 
-FULL_RATE = {"adamw": 1e-4, "sgd": 2e-3}
+FULL_RATE = {"adamw": 3e-4, "sgd": 2e-3}
+BACKBONE_RATE = {"adamw": 1e-4, "sgd": 2e-3}  # of discriminative, whose head learns HEAD_FACTOR times as fast
 SCRATCH_RATE = {"adamw": 1e-3, "sgd": 5e-2}
 WEIGHT_DECAY = {"adamw": 0.05, "sgd": 5e-4}
 HEAD_FACTOR = 10.0
@@ -208,7 +209,7 @@ def _rates(
     given = float(settings.lr) if settings.lr not in (None, "find") else None
     base = settings.backbone_lr
     if base is None:
-        usual = SCRATCH_RATE if strategy == "scratch" else FULL_RATE
+        usual = {"scratch": SCRATCH_RATE, "discriminative": BACKBONE_RATE}.get(strategy, FULL_RATE)
         base = given if given is not None else usual[settings.optimizer]
     if settings.head_lr is not None:
         head = settings.head_lr
@@ -239,13 +240,9 @@ def _schedule(strategy: str, settings: Settings, epochs: int, n_train: int) -> d
     if strategy == "frozen":
         return {"views": _views(settings, n_train)}
     decay = settings.weight_decay if settings.weight_decay is not None else WEIGHT_DECAY[settings.optimizer]
-    patience = settings.patience if settings.patience is not None else max(3, epochs // 3)
+    patience = settings.patience if settings.patience is not None else max(3, epochs // 2)
     names = (
         "optimizer", "momentum", "schedule", "warmup", "batch_size", "accumulate", "label_smoothing", "mixup",
-        "class_weights", "ema", "clip", "augment", "crop_scale", "hflip", "vflip",
+        "class_weights", "ema", "norm_stats", "clip", "augment", "crop_scale", "hflip", "vflip",
     )  # fmt: skip
-    norms = settings.norm_stats
-    if norms == "auto":
-        norms = "updated" if strategy == "scratch" else "frozen"
-    own = {"weight_decay": decay, "patience": patience, "norm_stats": norms}
-    return {**{name: getattr(settings, name) for name in names}, **own}
+    return {**{name: getattr(settings, name) for name in names}, "weight_decay": decay, "patience": patience}
