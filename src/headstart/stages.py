@@ -31,6 +31,7 @@ from headstart.settings import Settings
 from headstart.ship.model import softmax
 from headstart.sources import open_source
 from headstart.sources.base import Source, hash_entries
+from headstart.tasks import Classification
 from headstart.transfer import strategy
 from headstart.transfer.engine import Engine, pick_device
 from headstart.transfer.features import Features, Pass, embed
@@ -321,10 +322,18 @@ def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) ->
     source = bench.source.fresh(settings.seed) if plan.start == "random" else bench.source.copy()
     net = TransferNet(source, _start(bench, plan, settings), pooling=plan.pooling)
     index = strategy.frozen_blocks(plan, source.blocks)
+    task = Classification(bench.dataset.classes)
     with bench.timed("train"):
         if settings.lr == "find":
             rate, _curve = find_rate(
-                net, train, plan=plan, settings=settings, index=index, device=bench.device, reporter=bench.reporter
+                net,
+                train,
+                task=task,
+                plan=plan,
+                settings=settings,
+                index=index,
+                device=bench.device,
+                reporter=bench.reporter,
             )
             plan = strategy.with_rate(plan, bench.engine.gather(rate)[0])  # one rate for all processes
             bench.reporter.say(plan.reasons[-1])
@@ -334,7 +343,7 @@ def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) ->
             folder=folder, stop=bench.stop,
         )  # fmt: skip
         weights = class_weights(train.labels, bench.n_classes, str(plan.schedule["class_weights"]))
-        tuned = trainer.fit(train, val, weights=weights)
+        tuned = trainer.fit(train, val, task=task, weights=weights)
         logits = {name: _answers(bench, trainer, name) for name in ("train", "val", "test")}
         net.to("cpu")
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -16,6 +16,7 @@ from headstart.records import Item, MemoryOrigin, Plan
 from headstart.settings import Settings
 from headstart.sources import open_source
 from headstart.sources.base import Source
+from headstart.tasks import Classification
 from headstart.transfer import strategy
 from headstart.transfer.engine import Engine
 from headstart.transfer.groups import freeze
@@ -63,8 +64,13 @@ class Rig:
     def net(self) -> TransferNet:
         return self.trainer.net
 
+    @property
+    def task(self) -> Classification:
+        outputs = int(list(self.net.head.parameters())[-1].shape[0])
+        return Classification(tuple(str(number) for number in range(outputs)))
+
     def fit(self, **more: Any) -> Any:
-        return self.trainer.fit(self.train, self.val, **more)
+        return self.trainer.fit(self.train, self.val, task=self.task, **more)
 
     def judge_as(self, losses: Iterable[float]) -> None:
         """Let validation say these losses, epoch by epoch."""

@@ -25,7 +25,7 @@ Make = Callable[..., Rig]
 def find(made: Rig, **options: Any) -> tuple[float, list[dict[str, float]]]:
     settings = made.trainer.settings.changed(**options)
     return find_rate(
-        made.net, made.train, plan=made.plan, settings=settings, device="cpu", reporter=Silent(),
+        made.net, made.train, task=made.task, plan=made.plan, settings=settings, device="cpu", reporter=Silent(),
         index=strategy.frozen_blocks(made.plan, made.net.source.blocks),
     )  # fmt: skip
 

@@ -245,7 +245,7 @@ def test_class_weights_have_mean_one_and_favour_the_rare() -> None:
     assert weights is not None
     assert float(weights[labels].mean()) == pytest.approx(1.0)
     assert weights[1] / weights[0] == pytest.approx(3.0)
-    assert weights[2] == 0.0  # a class without items
+    assert weights[2] == 1.0  # a class without items
     assert class_weights(labels, 4, "none") is None
     assert class_weights(np.array([0, 0, 0, 1, 1]), 2, "auto") is None
     assert class_weights(np.array([0, 0, 0, 1, 1]), 2, "balanced") is not None

@@ -31,19 +31,17 @@ class Classification:
     def loss(self, logits: Tensor, targets: Tensor, *, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy of `logits` [n, k] against class numbers [n] or class shares [n, k] (mixup), a mean over items.
 
-        An item weighs what its classes weigh (`weights` [k]); `smoothing` spreads this share of every target evenly.
-        The sum is divided by the number of items, never by their weights, so that micro-batches add up.
+        `weights` [k] weigh the classes; `smoothing` spreads this share of every target evenly. The sum is divided by
+        the number of items, never by their weights, so that micro-batches add up.
         Source of the smoothing: Szegedy et al. 2016, "Rethinking the Inception architecture".
         """
         from torch.nn import functional
 
         shares = targets if targets.ndim == 2 else functional.one_hot(targets, self.outputs)
-        shares = shares.to(logits.dtype)
-        even = (1.0 - smoothing) * shares + smoothing / self.outputs
-        losses = -(even * functional.log_softmax(logits, dim=1)).sum(dim=1)
-        if weights is not None:
-            losses = losses * (shares @ weights.to(shares))
-        return losses.mean()
+        total = functional.cross_entropy(
+            logits, shares.to(logits.dtype), weight=weights, label_smoothing=smoothing, reduction="sum"
+        )
+        return total / len(logits)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Softmax over the classes, in float32 at least."""

@@ -10,7 +10,6 @@ import math
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from headstart.data import augment
 from headstart.data.loader import Views, batches
@@ -18,6 +17,7 @@ from headstart.errors import DataError
 from headstart.progress import Reporter
 from headstart.records import Plan
 from headstart.settings import Settings
+from headstart.tasks import Task
 from headstart.transfer.groups import freeze, hold_norms, parameter_groups
 from headstart.transfer.net import TransferNet
 from headstart.transfer.schedule import epoch_order, step_seed
@@ -29,7 +29,15 @@ _LOW, _HIGH, _STEPS = 1e-6, 1.0, 60
 
 
 def find_rate(
-    net: TransferNet, train: Samples, *, plan: Plan, settings: Settings, index: int, device: str, reporter: Reporter
+    net: TransferNet,
+    train: Samples,
+    *,
+    task: Task,
+    plan: Plan,
+    settings: Settings,
+    index: int,
+    device: str,
+    reporter: Reporter,
 ) -> tuple[float, list[dict[str, float]]]:
     """A rate for the head, and the curve [{rate, loss}] it was read from. The given network is not changed.
 
@@ -63,7 +71,7 @@ def find_rate(
             inputs = augment.normalise(batch.images.to(device), trial.source.card)
             targets = torch.from_numpy(train.labels[batch.index]).to(device)
             with lone_images(trial, len(inputs)):
-                loss = functional.cross_entropy(trial(inputs.contiguous(memory_format=torch.channels_last)), targets)
+                loss = task.loss(trial(inputs.contiguous(memory_format=torch.channels_last)), targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from headstart.data import augment
 from headstart.data.loader import Views, batches
 from headstart.records import Item
+from headstart.tasks import balanced_weights
 from headstart.transfer._heads_common import temperature
 from headstart.transfer.engine import Engine
 from headstart.transfer.net import TransferNet
@@ -93,9 +94,7 @@ def class_weights(labels: np.ndarray, n_classes: int, mode: str) -> Tensor | Non
     present = counts[counts > 0]
     if mode == "none" or not len(present) or (mode == "auto" and present.max() <= 1.5 * present.min()):
         return None
-    inverse = np.where(counts > 0, 1.0 / np.maximum(counts, 1), 0.0)
-    scaled = inverse * len(labels) / (inverse * counts).sum()
-    return torch.tensor(scaled, dtype=torch.float32)
+    return torch.from_numpy(balanced_weights(labels, n_classes))
 
 
 def make_optimizer(schedule: Mapping[str, Any], groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

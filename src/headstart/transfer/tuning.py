@@ -27,6 +27,7 @@ from headstart.errors import Interrupted, RunError, SettingsError
 from headstart.progress import Reporter
 from headstart.records import Item, Plan, plain
 from headstart.settings import Settings
+from headstart.tasks import Classification, Task
 from headstart.transfer import checkpoint
 from headstart.transfer.engine import Engine
 from headstart.transfer.groups import Frozen, hold_norms, parameter_groups
@@ -107,19 +108,19 @@ class Trainer:
         self.best_loss = float("inf")
         self.average: dict[str, Tensor] | None = None
         self.damping, self.dropped = 1.0, 0
-        self._classes = int(list(net.head.parameters())[-1].shape[0])
+        self.task: Task = Classification(())
         self._fingerprint, self._saved, self._stopping = "", 0.0, 0
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
-    def fit(self, train: Samples, val: Samples, *, weights: Tensor | None = None) -> Tuned:
+    def fit(self, train: Samples, val: Samples, *, task: Task, weights: Tensor | None = None) -> Tuned:
         """Train on `train`, choose the epoch by the calibrated loss on `val`, leave the best weights in the network.
 
-        `weights` (classes,) weigh the classes in the loss. Raises Interrupted after a signal, its state saved;
-        SettingsError when the loss stays without a finite value; RunError when the folder's checkpoint is of another
-        run. torch's global random numbers are left as they were.
+        `task` says how wrong an answer is; `weights` (classes,) weigh the classes in its loss. Raises Interrupted after
+        a signal, its state saved; SettingsError when the loss stays without a finite value; RunError when the folder's
+        checkpoint is of another run. torch's global random numbers are left as they were.
         """
-        weights = weights.to(self.engine.device) if weights is not None else None
+        weights, self.task = weights.to(self.engine.device) if weights is not None else None, task
         own = [self.engine.device] if self.engine.device.type == "cuda" else []
         with torch.random.fork_rng(devices=own), self.stop.deferred():
             at = self._restore(train, val)
@@ -178,7 +179,7 @@ class Trainer:
         device, schedule = self.engine.device, self.plan.schedule
         inputs = augment.normalise(images.to(device, non_blocking=True), self.net.source.card)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        goals = functional.one_hot(targets.to(device), self._classes).float()
+        goals = functional.one_hot(targets.to(device), self.task.outputs).float()
         inputs, goals = mixed(inputs, goals, float(schedule["mixup"]))
         micro = min(int(schedule["accumulate"]), len(inputs))
         parts = list(zip(inputs.tensor_split(micro), goals.tensor_split(micro), strict=True))
@@ -188,10 +189,8 @@ class Trainer:
             with self.engine.accumulating(self.model, last=last), lone_images(self.net, len(x)):
                 with self.engine.autocast():
                     logits = self.model(x)
-                loss = functional.cross_entropy(
-                    logits.float(), y, weight=weights, reduction="sum",
-                    label_smoothing=float(schedule["label_smoothing"]),
-                )  # fmt: skip
+                smoothing = float(schedule["label_smoothing"])
+                loss = self.task.loss(logits.float(), y, weights=weights, smoothing=smoothing) * len(x)
                 loss = loss if counts else loss * 0
                 (loss * (self.engine.world / size)).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
