@@ -373,7 +373,7 @@ def evaluate(
     from headstart.ship.evaluate import evaluate_model
     from headstart.ship.model import load
 
-    return evaluate_model(load(run), load_data(data), split=split, reporter=reporter)
+    return evaluate_model(load(run), load_data(data, fewest=1), split=split, reporter=reporter)
 
 
 def demo(out: str | Path, *, reporter: Reporter | None = None) -> RunResult:

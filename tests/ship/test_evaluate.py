@@ -38,6 +38,16 @@ def test_a_copied_picture_is_known_again_under_any_name(frozen_run: Path, split_
     assert found["seen"] == found["n"] > 0
 
 
+def test_a_model_can_be_judged_on_pictures_of_one_class(frozen_run: Path, split_shapes: Path, tmp_path: Path) -> None:
+    folder = sorted((split_shapes / "test").iterdir())[0]
+    (tmp_path / folder.name).mkdir()
+    for path in sorted(folder.iterdir()):
+        (tmp_path / folder.name / path.name).write_bytes(path.read_bytes())
+    found = api.evaluate(frozen_run, tmp_path)
+    assert found["n"] == len(list(folder.iterdir()))
+    assert found["accuracy"] == found["per_class"][folder.name]["recall"]
+
+
 def test_the_command_says_that_scores_on_seen_pictures_are_too_good(
     frozen_run: Path, split_shapes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,8 +15,11 @@ from headstart.records import Dataset, Facts, plain
 __all__ = ["counting", "data_facts", "load_data"]
 
 
-def load_data(data: Any) -> Dataset:
-    """A Dataset from a Dataset, a path, or a pair (pictures, labels); DataError for anything else."""
+def load_data(data: Any, *, fewest: int = 2) -> Dataset:
+    """A Dataset of at least `fewest` classes from a Dataset, a path, or a pair (pictures, labels).
+
+    Raises DataError for anything else.
+    """
     if isinstance(data, Dataset):
         return data
     if isinstance(data, str) and not data.strip():
@@ -26,8 +29,8 @@ def load_data(data: Any) -> Dataset:
             f"a {type(data).__name__} is no data", remedy="Give a path, a pair (pictures, labels) or a Dataset."
         )
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], (str, Path, int)):
-        return read(data[0], labels=data[1])
-    return read(data)
+        return read(data[0], labels=data[1], fewest=fewest)
+    return read(data, fewest=fewest)
 
 
 def data_facts(dataset: Dataset, facts: Facts) -> dict[str, Any]:

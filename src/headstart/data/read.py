@@ -44,12 +44,23 @@ class _Folder:
     walked: list[Walked] = field(default_factory=list)
 
 
-def read(data: str | Path | Sequence[Any], *, labels: Sequence[Any] | None = None) -> Dataset:
+def read(data: str | Path | Sequence[Any], *, labels: Sequence[Any] | None = None, fewest: int = 2) -> Dataset:
     """Read a data folder, a manifest, Parquet files or Python lists (`data` with `labels`) into a Dataset.
 
-    Raises DataError when the layout is not one of ours, when a class of val or test is missing in train, or when fewer
-    than two classes are there; MissingExtraError for Parquet without pyarrow.
+    Raises DataError when the layout is not one of ours, when a class of val or test is missing in train, or when there
+    are less than `fewest` classes (two to learn from, one to judge a model on); MissingExtraError for Parquet without
+    pyarrow.
     """
+    dataset = _read(data, labels)
+    if len(dataset.classes) < fewest:
+        seen = f"only one class, {dataset.classes[0]!r}" if dataset.classes else "no class"
+        told = f"{seen} in {len(dataset.items)} pictures: two at least are needed"
+        raise DataError(told, where=dataset.path, remedy=LAYOUTS)
+    return dataset
+
+
+def _read(data: str | Path | Sequence[Any], labels: Sequence[Any] | None) -> Dataset:
+    """The data set as it is, whatever its classes."""
     if not isinstance(data, (str, Path)):
         return _from_lists(data, labels)
     if labels is not None:
@@ -94,13 +105,10 @@ def assemble(
 ) -> Dataset:
     """Turn class names into indices and check the classes: the last step of every layout.
 
-    Raises DataError for fewer than two classes, and for a class of val or test that train lacks.
+    Raises DataError for a class of val or test that train lacks.
     """
     named = [(entry, unicodedata.normalize("NFC", entry.label)) for entry in found]
     classes = tuple(sorted({label for _, label in named}))
-    if len(classes) < 2:
-        seen = f"only one class, {classes[0]!r}" if classes else "no class"
-        raise DataError(f"{seen} in {len(named)} pictures: two at least are needed", where=path, remedy=LAYOUTS)
     index = {name: number for number, name in enumerate(classes)}
     notes = [*notes, *_check_splits(path, named, classes)]
     items = tuple(Item(entry.name, entry.origin, index[label], entry.split, entry.group) for entry, label in named)
