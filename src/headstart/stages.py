@@ -20,6 +20,7 @@ from torch import nn
 
 from headstart.data.audit import audit
 from headstart.data.augment import Augmentation, View
+from headstart.data.cores import cores
 from headstart.data.facts import counting, load_data
 from headstart.data.splits import seal
 from headstart.errors import DataError
@@ -189,11 +190,7 @@ def _threads() -> int:
     named = os.environ.get("OMP_NUM_THREADS", "")
     if siblings == 1 and named.isdecimal() and int(named) > 0:  # torchrun sets it to 1 by itself
         return int(named)
-    return max(1, _cores() // siblings)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return max(1, cores() // siblings)
 
 
 def make_plan(bench: Bench, settings: Settings) -> Plan:

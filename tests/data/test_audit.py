@@ -17,6 +17,7 @@ from PIL import Image
 
 from headstart.data import audit as module
 from headstart.data.audit import audit, odd
+from headstart.data.cores import default_workers
 from headstart.data.read import read
 from headstart.errors import DataError
 from headstart.records import Facts, Item
@@ -245,10 +246,10 @@ def test_parquet_and_memory_are_audited_too(tmp_path: Path) -> None:
 
 def test_the_number_of_threads_follows_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert module._default_workers() == 8
+    assert default_workers() == 8
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert module._default_workers() == 1
+    assert default_workers() == 1
 
 
 def test_an_interrupt_leaves_no_thread_behind(tmp_path: Path) -> None:

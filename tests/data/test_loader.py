@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from headstart.data.augment import Augmentation, View, center_view, flipped_view
+from headstart.data.cores import default_workers
 from headstart.data.decode import decode
-from headstart.data.loader import Views, batches, default_workers
+from headstart.data.loader import Views, batches
 from headstart.errors import UnreadableImage
 from headstart.files import hash_bytes
 from headstart.records import Card, FileOrigin, Item, MemoryOrigin

@@ -6,7 +6,6 @@ few pictures a thread are in memory at any time.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data.cores import default_workers
 from headstart.data.decode import examine, read_bytes
 from headstart.errors import DataError, UnreadableImage
 from headstart.files import hash_bytes
@@ -61,7 +61,7 @@ def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | 
     if not dataset.items:
         raise DataError("no pictures to look at", where=dataset.path)
     seen: list[_Seen] = []
-    for one in _looked_at(dataset.items, workers or _default_workers()):
+    for one in _looked_at(dataset.items, workers or default_workers()):
         seen.append(one)
         if progress is not None:
             progress(len(seen), len(dataset.items))
@@ -91,12 +91,6 @@ def odd(pixels: npt.NDArray[np.uint8]) -> str:
     if height >= 8 and flat.mean() >= _ROWS:
         return f"{100 * flat.mean():.0f} % of the rows are of one colour"
     return ""
-
-
-def _default_workers() -> int:
-    available = getattr(os, "sched_getaffinity", None)
-    cores = len(available(0)) if available else os.cpu_count() or 1
-    return max(1, min(8, cores))
 
 
 def _look(item: Item) -> _Seen:

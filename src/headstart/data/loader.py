@@ -8,7 +8,6 @@ batch, named and counted; no other picture takes its place.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,11 +20,12 @@ from torch import Tensor
 
 from headstart.data import decode
 from headstart.data.augment import Augmentation, View, augmented_view, draft_side
+from headstart.data.cores import default_workers
 from headstart.errors import UnreadableImage
 from headstart.files import hash_bytes
 from headstart.records import Card, Item, MemoryOrigin, Skipped
 
-__all__ = ["Batch", "Views", "batches", "default_workers"]
+__all__ = ["Batch", "Views", "batches"]
 
 _AHEAD = 3  # batches decoded before they are asked for
 
@@ -76,12 +76,6 @@ class Views:
         if hash_bytes(data) != self.hashes[position]:
             raise UnreadableImage(item.name, "the file has changed since it was checked")
         return decode.decode(data, item.name, draft=side)
-
-
-def default_workers() -> int:
-    """Decoding threads for this machine: the cores this process may use, eight at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return min(8, cores)
 
 
 def batches(

@@ -20,11 +20,9 @@ from torch import Tensor, nn
 
 from headstart.errors import SettingsError, SourceError, did_you_mean
 from headstart.records import Block, Card, plain
+from headstart.settings import POOLINGS
 
 __all__ = ["POOLINGS", "Library", "Source", "entry_digest", "evaluating", "hash_entries", "seeded"]
-
-POOLINGS = ("native", "avg", "flatten", "avgmax")
-"""How a feature map becomes one row: see `Source.pooled`."""
 
 _PROBE_TOLERANCE = 1e-4
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.errors import SettingsError, did_you_mean
+from headstart.settings import HEADS
 from headstart.transfer._heads_common import Array, accuracy_and_loss, checked, linear_layer
 from headstart.transfer._heads_knn import fit_knn, knn_logits, knn_module
 from headstart.transfer._heads_linear import fit_linear
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FRACTIONS", "KINDS", "FittedHead", "fit_head", "learning_curve", "train_mlp"]
 
-KINDS = ("linear", "mlp", "svm", "ridge", "knn")
+KINDS = HEADS
 
 FRACTIONS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of the training items at which a learning curve is measured."""
