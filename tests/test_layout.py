@@ -49,6 +49,7 @@ TORCH_FREE = [
     "data.grid",
     "data.subset",
     "data.facts",
+    "data.store",
     "transfer",
     "transfer.strategy",
     "judge",
