@@ -53,6 +53,7 @@ TIMM: dict[str, tuple[int, dict[str, Any]]] = {
     "test_vit": (64, {}),
     "test_vit2": (64, {}),
     "deit_tiny_distilled_patch16_224": (32, {"depth": 2, "embed_dim": 48, "num_heads": 3}),
+    "vit_base_patch32_clip_224": (32, {"depth": 2, "embed_dim": 48, "num_heads": 3, "patch_size": 8}),
     "swin_tiny_patch4_window7_224": (
         56,
         {"embed_dim": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 2], "window_size": 7},

@@ -76,8 +76,8 @@ class TimmLibrary(Library):
 
     def feature_map(self, network: nn.Module, images: Tensor) -> Tensor:
         """timm's forward_features, with channels before positions where it is a map."""
-        features = network.forward_features(images)  # type: ignore[operator]
-        if not isinstance(features, Tensor):
+        features: Tensor = network.forward_features(images)  # type: ignore[operator]
+        if isinstance(features, (tuple, list, Mapping)):
             raise SourceError(
                 f"{self.recipe.architecture} gives several feature maps at once, which headstart does not pool",
                 remedy="Choose another architecture",
@@ -173,7 +173,12 @@ def _blocks(network: nn.Module) -> tuple[Any, ...]:
         rules = [(rf"({name})(?:\.|$)", r"\1") for name in (*convolutions, r"pre_logits\.fc\d")]
         return blocks_by_pattern(network, rules)
     matcher = getattr(network, "group_matcher", None)
-    return blocks_by_children(network) if matcher is None else blocks_by_timm(network, matcher(coarse=True))
+    if matcher is None:
+        return blocks_by_children(network)
+    stages: dict[str, Any] = dict(matcher(coarse=True))
+    if hasattr(network, "norm_pre") and isinstance(stages.get("stem"), str):
+        stages["stem"] += "|^norm_pre"  # timm counts it with the last norm, and it runs before the first block
+    return blocks_by_timm(network, stages)
 
 
 # --- opening -----------------------------------------------------------------------------------------------
