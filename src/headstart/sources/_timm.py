@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from headstart.errors import SourceError, did_you_mean
 from headstart.records import Card, plain
 from headstart.sources._download import fetch_from_hub, unreachable
+from headstart.sources._importing import import_timm
 from headstart.sources._weights import load_strictly, read_weights
 from headstart.sources.base import Library, Source, seeded
 from headstart.sources.blocks import blocks_by_children, blocks_by_pattern, blocks_by_timm
@@ -40,7 +41,7 @@ class Recipe:
 
     def build(self, n_classes: int = 0) -> nn.Module:
         """The network with random weights and `n_classes` outputs (0: none, its forward gives features)."""
-        import timm
+        timm = import_timm()
 
         facts = {**self.facts, "num_classes": n_classes} if self.facts else None
         network: nn.Module = timm.create_model(
@@ -175,9 +176,10 @@ def _blocks(network: nn.Module) -> tuple[Any, ...]:
     matcher = getattr(network, "group_matcher", None)
     if matcher is None:
         return blocks_by_children(network)
-    stages: dict[str, Any] = dict(matcher(coarse=True))
-    if hasattr(network, "norm_pre") and isinstance(stages.get("stem"), str):
-        stages["stem"] += "|^norm_pre"  # timm counts it with the last norm, and it runs before the first block
+    stages: Any = matcher(coarse=True)
+    if hasattr(network, "norm_pre") and isinstance(stages, dict) and isinstance(stages.get("stem"), str):
+        # timm counts it with the last norm, and it runs before the first block
+        stages = {**stages, "stem": stages["stem"] + "|^norm_pre"}
     return blocks_by_timm(network, stages)
 
 
@@ -186,7 +188,7 @@ def _blocks(network: nn.Module) -> tuple[Any, ...]:
 
 def recipe_of(name: str) -> Recipe:
     """The recipe of a timm name with or without tag; SourceError with near names when timm has no such network."""
-    import timm
+    timm = import_timm()
 
     architecture, _, tag = name.partition(".")
     tags = timm.list_pretrained() if tag else []
@@ -229,7 +231,7 @@ def open_timm(name: str, *, weights: str | None, image_size: int | None, seed: i
 
 def _published(name: str, recipe: Recipe) -> nn.Module:
     """The network with its published weights, loaded by timm itself, which knows their older formats."""
-    import timm
+    timm = import_timm()
 
     facts, address, file = recipe.facts, f"timm:{name}", ""
     if facts.get("hf_hub_id") and not facts.get("custom_load"):
