@@ -223,8 +223,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def _fixed_input_size(architecture: str) -> bool:
     """Whether timm builds the network for one size of pictures (it then reads that size from the config)."""
-    import timm
+    from headstart.sources._importing import import_timm
 
+    timm = import_timm()
     found = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
     return bool(found is not None and found.fixed_input_size)
 

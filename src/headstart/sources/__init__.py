@@ -123,12 +123,12 @@ def build_whole(architecture: str, n_classes: int, *, model_args: Mapping[str, A
 
 def known(pattern: str = "") -> list[str]:
     """The addresses of timm's pretrained networks whose names contain `pattern` or match it (`*` and `?`)."""
-    import timm
+    from headstart.sources._importing import import_timm
 
     wanted = pattern.removeprefix("timm:")
     if not any(mark in wanted for mark in "*?["):
         wanted = f"*{wanted}*"
-    return [f"timm:{name}" for name in timm.list_models(wanted, pretrained=True)]
+    return [f"timm:{name}" for name in import_timm().list_models(wanted, pretrained=True)]
 
 
 def list_sources(folders: Iterable[str | Path] = ()) -> list[dict[str, Any]]:

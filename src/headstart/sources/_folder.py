@@ -7,6 +7,7 @@ from pathlib import Path
 
 from headstart.errors import SourceError, did_you_mean
 from headstart.sources._download import fetch_from_hub
+from headstart.sources._importing import import_timm
 from headstart.sources._timm import Recipe, card_of, load_backbone, source_of
 from headstart.sources._weights import read_weights
 from headstart.sources.base import Source, seeded
@@ -64,7 +65,7 @@ def open_repository(repository: str, *, weights: str | None, image_size: int | N
 
 def read_config(folder: Path) -> Recipe:
     """The recipe in a folder's config.json, in timm's new or old form."""
-    import timm
+    timm = import_timm()
 
     file = folder / "config.json"
     try:

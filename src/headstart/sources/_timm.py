@@ -196,7 +196,7 @@ def recipe_of(name: str) -> Recipe:
         known = tags if tag and timm.is_model(architecture) else timm.list_models()
         raise SourceError(f"timm has no network named {name!r}", remedy=did_you_mean(name, known))
     found = timm.get_pretrained_cfg(name)
-    facts: dict[str, Any] = {} if found is None else found.to_dict()  # type: ignore[no-untyped-call]
+    facts: dict[str, Any] = {} if found is None else found.to_dict()
     return Recipe(architecture, {}, facts)
 
 

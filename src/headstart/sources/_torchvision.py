@@ -17,6 +17,7 @@ from headstart.errors import SourceError, did_you_mean
 from headstart.records import Block, Card, plain
 from headstart.sources._download import fetch
 from headstart.sources._families import FAMILIES, Family
+from headstart.sources._importing import import_torchvision
 from headstart.sources._timm import Recipe, TimmLibrary, recipe_of
 from headstart.sources._weights import load_strictly, read_weights
 from headstart.sources.base import Library, Source, evaluating, seeded
@@ -161,7 +162,7 @@ def _size(tensor: Tensor) -> tuple[int, int]:
 
 def _family(name: str) -> Family:
     """The family of an architecture; SourceError with near names where there is none."""
-    import torchvision
+    torchvision = import_torchvision()
 
     found = next((family for family in FAMILIES if re.match(family.pattern, name)), None)
     names: list[str] = torchvision.models.list_models(module=torchvision.models)
@@ -173,7 +174,7 @@ def _family(name: str) -> Family:
 
 def architecture_of_file(path: Path) -> str | None:
     """The torchvision architecture that a weights file's name begins with: vgg16 for vgg16-397923af.pth."""
-    import torchvision
+    torchvision = import_torchvision()
 
     names = torchvision.models.list_models(module=torchvision.models)
     fitting = [n for n in names if re.match(rf"{re.escape(n)}(?![a-z0-9])", path.name.lower())]
@@ -220,7 +221,7 @@ def open_architecture(name: str, path: Path, *, card: Card, address: str, seed: 
 
 def build_whole(name: str, n_classes: int, *, model_args: Mapping[str, Any]) -> nn.Module:
     """torchvision's own network with `n_classes` outputs and random weights."""
-    import torchvision
+    torchvision = import_torchvision()
 
     arguments = {**dict(_family(name).arguments), **model_args}
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=n_classes, **arguments)
@@ -229,7 +230,7 @@ def build_whole(name: str, n_classes: int, *, model_args: Mapping[str, Any]) -> 
 
 def _published(name: str, tag: str) -> Any:
     """The published weights of an architecture: the recommended ones, or those named `tag`."""
-    import torchvision
+    torchvision = import_torchvision()
 
     found = torchvision.models.get_model_weights(name)
     if not tag:
