@@ -8,17 +8,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from headstart.errors import SettingsError, did_you_mean
 
-__all__ = ["HEADS", "POOLINGS", "STRATEGIES", "Settings", "option"]
+__all__ = ["HEADS", "POOLINGS", "STRATEGIES", "Settings", "bytes_of", "option"]
 
 STRATEGIES = ("scratch", "full", "discriminative", "partial", "frozen")
 HEADS = ("linear", "mlp", "svm", "ridge", "knn")
 POOLINGS = ("native", "avg", "flatten", "avgmax")
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?", re.IGNORECASE)
 
 DEFAULT_SOURCE = "timm:mobilenetv3_large_100.ra_in1k"
 
@@ -160,6 +163,11 @@ class Settings:
     )
     threads: int | None = option(None, "Compute threads; default: cores / processes.", low=1, panel="Machine")
     cache: bool = option(True, "Keep features for later runs.", panel="Machine")
+    cache_size: str | None = option(
+        None,
+        "How much may be kept in all, for example 20GB; default: 10GB, at most a quarter of the free disk.",
+        panel="Machine",
+    )
 
     @classmethod
     def of(cls, **options: Any) -> Settings:
@@ -199,6 +207,15 @@ class Settings:
             else:
                 words += [f"--{flag}", str(value)]
         return words
+
+
+def bytes_of(size: str | int) -> int:
+    """A size such as "20GB", "500 MiB" or a plain number, in bytes. Raises SettingsError for anything else."""
+    found = _SIZE.fullmatch(str(size).strip())
+    if found is None:
+        raise SettingsError(f"a size must be like 20GB, 500MB or a number of bytes, got {str(size)!r}")
+    number, letter, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index((letter or " ").lower()))
 
 
 def _coerced(name: str, value: Any, hint: Any, facts: Mapping[str, Any]) -> Any:
@@ -246,6 +263,11 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
                 raise ValueError
         except ValueError:
             found.append(f"lr must be a positive number or 'find', got {values['lr']!r}")
+    if values["cache_size"] is not None:
+        try:
+            bytes_of(values["cache_size"])
+        except SettingsError as error:
+            found.append(error.what)
     if values["lr"] is not None and values["backbone_lr"] is not None:
         found.append("give lr or backbone_lr, not both")
     if values["lr"] == "find" and values["head_lr"] is not None:

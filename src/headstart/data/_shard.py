@@ -13,12 +13,13 @@ import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headstart import files
 
-__all__ = ["CODES", "Shard", "hash_table", "write_shard"]
+__all__ = ["CODES", "Shard", "hash_table", "read_head", "write_shard"]
 
 CODES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
 """The dtypes that a store may hold, with safetensors' words for them."""
@@ -90,6 +91,18 @@ def _sizes(shapes: np.ndarray) -> np.ndarray:
     """Elements of each row; -1 in a shape stands for no dimension."""
     sizes: np.ndarray = np.where(shapes == -1, 1, shapes).prod(1, dtype=np.int64)
     return sizes
+
+
+def read_head(path: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors, without reading them. Raises OSError or ValueError."""
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= _LONGEST_HEADER:
+            raise ValueError("no safetensors header")
+        told = json.loads(stream.read(length))
+    if not isinstance(told, dict):
+        raise ValueError("no safetensors header")
+    return told
 
 
 class Shard:

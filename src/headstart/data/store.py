@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from headstart import files
+from headstart.data import cache
 from headstart.data._shard import CODES, Shard, hash_table, write_shard
 from headstart.errors import OutputError
 
@@ -40,8 +41,8 @@ class Found:
     `rows` copies many rows of one shape into one array. A shard that another process removes stays readable here.
     """
 
-    def __init__(self, shards: Sequence[Shard], which: np.ndarray, row: np.ndarray, *, dtype: str) -> None:
-        self._shards, self._which, self._row, self._dtype = shards, which, row, dtype
+    def __init__(self, store: ArrayStore, shards: Sequence[Shard], which: np.ndarray, row: np.ndarray) -> None:
+        self._store, self._shards, self._which, self._row = store, shards, which, row
         self.there: np.ndarray = which >= 0
         self._touched = 0
 
@@ -66,7 +67,7 @@ class Found:
             raise KeyError(int(chosen[which < 0][0]))
         if out is None:
             shape = self[int(chosen[0])].shape if len(chosen) else (0,)
-            out = np.empty((len(chosen), *shape), dtype=self._dtype)
+            out = np.empty((len(chosen), *shape), dtype=self._store.dtype)
         for number in np.unique(which):
             shard, places = self._shards[number], np.flatnonzero(which == number)
             if shard.table is not None:
@@ -96,7 +97,8 @@ class ArrayStore:
 
     `key` says everything besides the content that shapes a row, and names the rows' "dtype" (float32, float16 or
     uint8). `kind` is the folder below HEADSTART_HOME ("features", "decoded"); `folder` names another place. `about` are
-    facts for people that shape no row (the source's address, say). The folder is made at the first `put`.
+    facts for people that shape no row (the source's address, say). `bound` is how much may be kept in all ("20GB", 0
+    for nothing; None: the default). The folder is made at the first `put`.
     `damaged` counts the rows and whole shards that `find` had to drop.
     """
 
@@ -108,6 +110,7 @@ class ArrayStore:
         root: Path | None = None,
         folder: Path | None = None,
         about: Mapping[str, object] | None = None,
+        bound: str | int | None = None,
     ) -> None:
         name = files.hash_json(key)
         self.key, self.kind, self.about = dict(key), kind, dict(about or {})
@@ -115,6 +118,7 @@ class ArrayStore:
         if self.dtype not in CODES:
             raise ValueError(f"a store holds {', '.join(CODES)}, not {self.dtype}")
         self.folder = folder or (root or files.home() / kind) / name[:2] / name
+        self.bound = bound
         self.damaged = 0
 
     # --- reading ------------------------------------------------------------------------------------------------
@@ -124,6 +128,7 @@ class ArrayStore:
         wanted, back = np.unique(hash_table(hashes), return_inverse=True)
         which, row = np.full(len(wanted), -1, np.int64), np.full(len(wanted), -1, np.int64)
         shards: list[Shard] = []
+        cache.touch(self)
         with _lock:
             for shard in self._shards():
                 at = np.minimum(np.searchsorted(wanted, shard.hashes), len(wanted) - 1) if len(wanted) else None
@@ -138,7 +143,7 @@ class ArrayStore:
                     shards.append(shard)
                 if not good.all():
                     self._drop(shard, int((~good).sum()))
-        return Found(shards, which[back], row[back], dtype=self.dtype)
+        return Found(self, shards, which[back], row[back])
 
     def _shards(self) -> Iterator[Shard]:
         """The folder's shards, mapped; one that cannot be read is counted as damage and removed."""
@@ -174,16 +179,23 @@ class ArrayStore:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def put(self, hashes: Sequence[str], arrays: Sequence[np.ndarray] | np.ndarray) -> None:
-        """Add rows: an array (n, ...), or arrays of any shapes. Raises OutputError when the disk refuses.
+    def reserve(self, nbytes: int) -> None:
+        """See now that `nbytes` may be put later; raises OutputError where they may not."""
+        cache.make_room(nbytes, limit=cache.limit_of(self.bound), ahead=True)
 
-        What was written before an error stays; nothing is ever torn.
+    def put(self, hashes: Sequence[str], arrays: Sequence[np.ndarray] | np.ndarray) -> None:
+        """Add rows: an array (n, ...), or arrays of any shapes.
+
+        Raises OutputError when the disk refuses or no room can be made within the bound. What was written before an
+        error stays; nothing is ever torn.
         """
         if len(hashes) != len(arrays):
             raise ValueError(f"{len(hashes)} hashes for {len(arrays)} arrays")
         if not len(hashes):
             return
         rows = _typed(arrays, self.dtype)
+        cache.touch(self)
+        cache.make_room(_nbytes(rows), limit=cache.limit_of(self.bound))
         if not (self.folder / "key.json").exists():
             told = {"headstart": "kept arrays", "kind": self.kind, "about": self.about, "key": self.key}
             files.write_json(self.folder / "key.json", told)
@@ -204,6 +216,11 @@ def _typed(arrays: Sequence[np.ndarray] | np.ndarray, dtype: str) -> Any:
     if isinstance(arrays, np.ndarray):
         return arrays.astype(dtype, casting="same_kind", copy=False)
     return [np.asarray(array).astype(dtype, casting="same_kind", copy=False) for array in arrays]
+
+
+def _nbytes(rows: Sequence[np.ndarray] | np.ndarray) -> int:
+    held = rows.nbytes if isinstance(rows, np.ndarray) else sum(row.nbytes for row in rows)
+    return held + 100 * len(rows)  # the index takes less
 
 
 def _portions(rows: Sequence[np.ndarray] | np.ndarray) -> Iterator[tuple[int, int]]:

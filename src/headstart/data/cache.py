@@ -1,0 +1,251 @@
+"""What headstart keeps on disk between runs: how much, how long, and how to be rid of it.
+
+Kept arrays live below HEADSTART_HOME in one folder a kind; whatever holds rows of one key is a folder with a key.json,
+and only such folders are ever counted or removed. Its key.json is touched at every use: when room is needed the folders
+that were used least recently go first, never one that this process is using.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakSet
+
+from headstart import files
+from headstart.data import _shard
+from headstart.errors import OutputError
+from headstart.settings import bytes_of
+
+__all__ = ["KINDS", "Entry", "clear", "entries", "in_use", "limit_of", "make_room", "prune", "touch"]
+
+KINDS = ("features", "decoded")
+_MOST, _SHARE = 10_000_000_000, 4  # the default bound: 10 GB, at most a quarter of what the disk could give
+_RESERVE, _RESERVE_SHARE = 1_000_000_000, 20  # left free on the disk: 1 GB, at most a twentieth of it
+_OURS = re.compile(r"[0-9a-f]{32}\.safetensors|key\.json|\.[0-9a-f]{32}\.safetensors\..+\.tmp|\.key\.json\..+\.tmp")
+_ABANDONED = 86_400  # seconds after which an unfinished file has no writer any more
+
+_users: WeakSet[_User] = WeakSet()  # the stores that this process reads or fills
+_lock = threading.Lock()
+_defaults: dict[Path, int] = {}  # home → the default bound
+_counted: dict[Path, tuple[int, int]] = {}  # home → (bytes at the last look, bytes written since)
+
+
+class _User(Protocol):
+    """Whatever holds a folder of kept rows open."""
+
+    folder: Path
+
+    def __hash__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One folder of kept rows. `used` is when it was last used, in seconds since 1970."""
+
+    kind: str
+    folder: Path
+    key: dict[str, Any]
+    about: dict[str, Any]
+    rows: int
+    bytes: int
+    used: float
+
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+def entries(kind: str | None = None) -> list[Entry]:
+    """What is kept, of one kind or of all, the least recently used first."""
+    found = [
+        entry
+        for name in KINDS
+        if kind in (None, name)
+        for path in (files.home() / name).glob("*/**/key.json")
+        if (entry := _entry(name, path)) is not None
+    ]
+    return sorted(found, key=lambda entry: (entry.used, entry.folder))
+
+
+def _entry(kind: str, path: Path) -> Entry | None:
+    """The folder of a key.json; None where it is not ours or goes away while we look."""
+    try:
+        told = files.read_json(path)
+        if not isinstance(told, dict) or not (told.get("headstart") == "kept arrays" or _of_version_1(told)):
+            return None
+        key, about = (told.get(name, told if name == "key" else {}) for name in ("key", "about"))
+        if not isinstance(key, dict) or not isinstance(about, dict):
+            return None
+        sizes = [(own, own.stat().st_size) for own in _own_files(path.parent)]
+        rows = sum(_rows(own) for own, _ in sizes if own.suffix == ".safetensors")
+        return Entry(kind, path.parent, key, about, rows, sum(size for _, size in sizes), path.stat().st_mtime)
+    except (OSError, ValueError):
+        return None
+
+
+def _of_version_1(told: dict[str, Any]) -> bool:
+    return told.get("format") == 1 and {"weights", "views", "pooling", "dtype"} <= told.keys()
+
+
+def _own_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if _OURS.fullmatch(path.name) and path.is_file()]
+
+
+def _rows(path: Path) -> int:
+    """How many rows a shard says it has; 0 where it cannot be read."""
+    try:
+        return int(_shard.read_head(path)["hashes"]["shape"][0])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return 0
+
+
+def touch(user: _User) -> None:
+    """Note that `user` uses its folder, now; for as long as it lives the folder is not pruned by this process."""
+    with _lock:
+        _users.add(user)
+    with suppress(OSError):  # it may not be there yet, or not be ours to write
+        os.utime(user.folder / "key.json")
+
+
+def in_use() -> frozenset[Path]:
+    """The folders that this process is using."""
+    with _lock:
+        return frozenset(user.folder for user in _users)
+
+
+# --- how much -----------------------------------------------------------------------------------------------------
+
+
+def limit_of(size: str | int | None) -> int:
+    """Bytes that may be kept: what `size` says ("20GB", 0 for nothing), or the default.
+
+    The default is 10 GB, or a quarter of what is free and kept already where that is less.
+    """
+    if size is not None:
+        return bytes_of(size)
+    home = files.home()
+    if home not in _defaults:
+        _defaults[home] = min(_MOST, (_free(home) + _kept_bytes()) // _SHARE)
+    return _defaults[home]
+
+
+def _free(place: Path) -> int:
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _kept_bytes() -> int:
+    """All that is kept, counted now."""
+    home, total = files.home(), 0
+    for kind in KINDS:
+        for folder, _, found in os.walk(home / kind):
+            for name in found:
+                with suppress(OSError):  # removed while we look
+                    total += Path(folder, name).stat().st_size
+    _counted[home] = total, 0
+    return total
+
+
+def make_room(need: int, *, limit: int, ahead: bool = False) -> None:
+    """See that `need` more bytes may be written: remove what was used least recently, never what this process uses.
+
+    They are counted as written, or, with `ahead`, as asked about only.
+
+    Raises OutputError when that is not enough, when nothing is to be kept (`limit` 0), or when the disk is nearly full.
+    """
+    home = files.home()
+    if need > limit:
+        raise OutputError(
+            f"{need / 1e6:,.0f} MB are more than may be kept ({limit / 1e6:,.0f} MB)",
+            where=home,
+            remedy="Raise --cache-size.",
+        )
+    before, written = _counted.get(home, (0, limit))
+    if before + written + need > limit or written > limit // 20:  # others may have written, too
+        total = _kept_bytes()
+        if total + need > limit:
+            total -= sum(entry.bytes for entry in prune(max(0, limit * 9 // 10 - need)))
+        if total + need > limit:
+            raise OutputError(
+                f"what is in use now leaves no room for {need / 1e6:,.0f} MB of the {limit / 1e6:,.0f} MB to be kept",
+                where=home,
+                remedy="Raise --cache-size.",
+            )
+    free, reserve = _free(home), min(_RESERVE, _disk(home) // _RESERVE_SHARE)
+    if free - need < reserve:
+        raise OutputError(f"the disk is nearly full: {free / 1e6:,.0f} MB are free", where=home)
+    before, written = _counted.get(home, (0, 0))
+    _counted[home] = before, written + (0 if ahead else need)
+
+
+def _disk(place: Path) -> int:
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).total
+
+
+# --- removing -----------------------------------------------------------------------------------------------------
+
+
+def prune(to: int, *, spare: Iterable[Path] | None = None) -> list[Entry]:
+    """Remove the least recently used until at most `to` bytes are kept; what was removed.
+
+    `spare` are folders to leave alone, by default those that this process uses.
+    """
+    kept = entries()
+    total, safe = sum(entry.bytes for entry in kept), in_use() if spare is None else frozenset(spare)
+    _sweep()
+    gone = []
+    for entry in kept:
+        if total <= to:
+            break
+        if entry.folder not in safe:
+            _remove(entry.folder)
+            total -= entry.bytes
+            gone.append(entry)
+    return gone
+
+
+def clear(kind: str | None = None) -> list[Entry]:
+    """Remove everything that is kept, of one kind or of all; what was removed. Files that are not ours stay."""
+    gone = entries(kind)
+    for entry in gone:
+        _remove(entry.folder)
+    _sweep()
+    return gone
+
+
+def _remove(folder: Path) -> None:
+    """Remove our files of a folder, and the folders that are empty then."""
+    _each(_own_files(folder) if folder.is_dir() else [], lambda path: path.unlink(missing_ok=True))
+    home = files.home()
+    while folder not in (home, folder.parent) and folder.parent != home:
+        try:
+            folder.rmdir()
+        except OSError:  # something else lies there
+            return
+        folder = folder.parent
+
+
+def _sweep() -> None:
+    """Remove the unfinished files that writers left which died."""
+    old = time.time() - _ABANDONED
+    for kind in KINDS:
+        for path in (files.home() / kind).glob("*/**/.*.tmp"):
+            with suppress(OSError):
+                if _OURS.fullmatch(path.name) and path.stat().st_mtime < old:
+                    path.unlink(missing_ok=True)
+
+
+def _each(paths: Iterable[Path], work: Callable[[Path], None]) -> None:
+    for path in paths:
+        with suppress(OSError):  # another process may be removing it, or it is not ours to remove
+            work(path)
