@@ -154,8 +154,14 @@ class Settings:
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", panel="Machine")
     precision: str = option(
         "auto",
-        "Number format of training; auto: bf16 on a GPU that has it, else fp32.",
+        "Number format of training; auto: bf16 on a GPU that has it, else fp32. bf16 also computes what is frozen so.",
         choices=("auto", "fp32", "bf16"),
+        panel="Machine",
+    )
+    engine: str = option(
+        "auto",
+        "What computes frozen layers; auto: the fastest exact one by a short trial.",
+        choices=("auto", "torch", "onnxruntime", "openvino"),
         panel="Machine",
     )
     workers: int | None = option(
@@ -283,6 +289,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         found.append(
             f"the head {values['head']} has no gradient to fine-tune with: use linear or mlp, or the strategy frozen"
         )
+    if values["engine"] == "onnxruntime" and values["precision"] == "bf16":
+        found.append("the engine onnxruntime computes in fp32 only: for bf16 use openvino, torch or auto")
     if values["test_fraction"] + values["val_fraction"] >= 1:
         found.append("val_fraction + test_fraction must leave something to train on")
     if values["accumulate"] > values["batch_size"]:
