@@ -36,6 +36,7 @@ from headstart.tasks import Classification
 from headstart.transfer import strategy
 from headstart.transfer.engine import Engine, pick_device
 from headstart.transfer.features import Features, Pass, embed
+from headstart.transfer.feeds import ImageFeed
 from headstart.transfer.groups import freeze, idle_blocks
 from headstart.transfer.heads import FittedHead, fit_head, learning_curve
 from headstart.transfer.interrupt import Stop
@@ -320,10 +321,11 @@ def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) ->
     net = TransferNet(source, _start(bench, plan, settings), pooling=plan.pooling)
     index = strategy.frozen_blocks(plan, source.blocks)
     task = Classification(bench.dataset.classes)
+    feed = ImageFeed(net, settings)
     with bench.timed("train"):
         if settings.lr == "find":
             rate, _curve = find_rate(
-                net,
+                feed,
                 train,
                 task=task,
                 plan=plan,
@@ -336,7 +338,7 @@ def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) ->
             bench.reporter.say(plan.reasons[-1])
         frozen = freeze(net.source, index, pooling=plan.pooling)
         trainer = Trainer(
-            net, frozen, plan=plan, settings=settings, engine=bench.engine, reporter=bench.reporter,
+            feed, frozen, plan=plan, settings=settings, engine=bench.engine, reporter=bench.reporter,
             folder=folder, stop=bench.stop,
         )  # fmt: skip
         weights = class_weights(train.labels, bench.n_classes, str(plan.schedule["class_weights"]))

@@ -11,14 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from headstart.data.augment import View, normalise
+from headstart.data.loader import Views
 from headstart.progress import Silent
 from headstart.records import Item, MemoryOrigin, Plan
 from headstart.settings import Settings
 from headstart.sources import open_source
-from headstart.sources.base import Source
+from headstart.sources.base import Source, evaluating
+from headstart.sources.cutting import cut_source
 from headstart.tasks import Classification
 from headstart.transfer import strategy
 from headstart.transfer.engine import Engine
+from headstart.transfer.feeds import ImageFeed, KeptRows, StoredFeed, kept_views
 from headstart.transfer.groups import freeze
 from headstart.transfer.interrupt import Stop
 from headstart.transfer.net import TransferNet, fresh_head
@@ -98,7 +102,11 @@ def make_rig(
     val: Samples | None = None,
     **options: Any,
 ) -> Rig:
-    """A rig by settings: strategy full on the toy network, two epochs of three steps, unless told otherwise."""
+    """A rig by settings: strategy full on the toy network, two epochs of three steps, unless told otherwise.
+
+    With `stored` it trains from rows that are kept at the cut (and, of augmented views, `views` of them).
+    """
+    stored = options.pop("stored", False)
     usual = {"strategy": "full", "epochs": 2, "batch_size": 6, "lr": "1e-3", "workers": 0, "device": "cpu"}
     settings = Settings.of(**{**usual, **options})
     opened = source or open_source(address)
@@ -108,8 +116,29 @@ def make_rig(
     head = head or fresh_head("linear", own.width(plan.pooling), 3, seed=settings.seed)
     net = TransferNet(own, head, pooling=plan.pooling)
     reporter = Noting()
+    index = strategy.frozen_blocks(plan, own.blocks)
+    views = int(plan.schedule.get("views", 0))
+    feed = stored_feed(net, index, settings, (train, val), views=views) if stored else None
     trainer = Trainer(
-        net, freeze(net.source, strategy.frozen_blocks(plan, own.blocks)), plan=plan, settings=settings,
-        engine=Engine(settings), reporter=reporter, folder=folder, stop=stop,
+        feed or ImageFeed(net, settings, views=views), freeze(net.source, index), plan=plan,
+        settings=settings, engine=Engine(settings), reporter=reporter, folder=folder, stop=stop,
     )  # fmt: skip
     return Rig(trainer, train, val, plan, reporter)
+
+
+def stored_feed(
+    net: TransferNet, index: int, settings: Settings, both: tuple[Samples, Samples], *, views: int
+) -> StoredFeed:
+    """Rows of all views, computed by plain torch."""
+    cutting = cut_source(net.source, index)
+    below = net.source if cutting is None else cutting.below
+
+    def rows(samples: Samples, view: View) -> KeptRows:
+        looks = Views(samples.items, net.source.card, view=view, hashes=samples.hashes)
+        images = normalise(torch.stack([looks(n) for n in range(len(samples.items))]), net.source.card)
+        with evaluating(net.source), torch.no_grad():
+            return KeptRows.of(samples.items, below(images).numpy())
+
+    everything = Samples.of([*both[0].items, *both[1].items])
+    kept = [rows(both[0], view) for view in kept_views(settings, views)]
+    return StoredFeed(net, cutting, centre=rows(everything, View()), views=kept, seed=settings.seed)

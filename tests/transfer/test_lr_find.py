@@ -25,8 +25,8 @@ Make = Callable[..., Rig]
 def find(made: Rig, **options: Any) -> tuple[float, list[dict[str, float]]]:
     settings = made.trainer.settings.changed(**options)
     return find_rate(
-        made.net, made.train, task=made.task, plan=made.plan, settings=settings, device="cpu", reporter=Silent(),
-        index=strategy.frozen_blocks(made.plan, made.net.source.blocks),
+        made.trainer.feed, made.train, task=made.task, plan=made.plan, settings=settings, device="cpu",
+        reporter=Silent(), index=strategy.frozen_blocks(made.plan, made.net.source.blocks),
     )  # fmt: skip
 
 

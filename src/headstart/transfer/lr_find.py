@@ -11,15 +11,13 @@ import math
 import numpy as np
 import torch
 
-from headstart.data import augment
-from headstart.data.loader import Views, batches
 from headstart.errors import DataError
 from headstart.progress import Reporter
 from headstart.records import Plan
 from headstart.settings import Settings
 from headstart.tasks import Task
+from headstart.transfer.feeds import Feed
 from headstart.transfer.groups import freeze, hold_norms, parameter_groups
-from headstart.transfer.net import TransferNet
 from headstart.transfer.schedule import epoch_order, step_seed
 from headstart.transfer.steps import Samples, lone_images, make_optimizer
 
@@ -29,7 +27,7 @@ _LOW, _HIGH, _STEPS = 1e-6, 1.0, 60
 
 
 def find_rate(
-    net: TransferNet,
+    feed: Feed,
     train: Samples,
     *,
     task: Task,
@@ -39,17 +37,17 @@ def find_rate(
     device: str,
     reporter: Reporter,
 ) -> tuple[float, list[dict[str, float]]]:
-    """A rate for the head, and the curve [{rate, loss}] it was read from. The given network is not changed.
+    """A rate for the head, and the curve [{rate, loss}] it was read from. The feed's network is not changed.
 
     The rate is a tenth of the one at which the smoothed loss was lowest before it grew; other blocks keep their
     proportion to the head. `index` is the number of frozen blocks.
     """
-    trial = copy.deepcopy(net).to(device=device).to(memory_format=torch.channels_last)
+    trial = copy.deepcopy(feed.net).to(device=device).to(memory_format=torch.channels_last)
+    own = feed.onto(trial)
     frozen = freeze(trial.source, index, pooling=plan.pooling)
     groups = parameter_groups(trial.source, trial.head, rates=plan.rates, weight_decay=0.0)
     relative = [float(group["lr"]) / plan.rates["head"] for group in groups]
     optimizer = make_optimizer(plan.schedule, groups)
-    views = Views(train.items, trial.source.card, augmentation=augment.Augmentation.of(settings), seed=settings.seed)
     curve: list[dict[str, float]] = []
     smooth, best = 0.0, math.inf
     frozen.train_mode()
@@ -61,17 +59,17 @@ def find_rate(
         torch.random.fork_rng(devices=cuda),
         reporter.progress("Finding the learning rate", _STEPS, unit="steps") as bar,
     ):
-        for step, batch in enumerate(batches(views, _orders(len(train.items), settings), workers=settings.workers)):
+        for step, batch in enumerate(own.training(train, 0, _orders(len(train.items), settings))):
             rate = _LOW * (_HIGH / _LOW) ** (step / (_STEPS - 1))
             for group, share in zip(optimizer.param_groups, relative, strict=True):
                 group["lr"] = rate * share
             if not len(batch.index):
                 continue  # nothing in it could be read
             torch.manual_seed(step_seed(settings.seed, 0, step))
-            inputs = augment.normalise(batch.images.to(device), trial.source.card)
+            inputs = own.inputs(batch.images, torch.device(device))
             targets = torch.from_numpy(train.labels[batch.index]).to(device)
             with lone_images(trial, len(inputs)):
-                loss = task.loss(trial(inputs.contiguous(memory_format=torch.channels_last)), targets)
+                loss = task.loss(own.module(inputs), targets)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -13,15 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from headstart.data import augment
-from headstart.data.loader import Views, batches
 from headstart.records import Item
 from headstart.tasks import balanced_weights
 from headstart.transfer._heads_common import temperature
-from headstart.transfer.engine import Engine
-from headstart.transfer.net import TransferNet
 
-__all__ = ["Halted", "Samples", "class_weights", "judged", "lone_images", "make_optimizer", "mixed", "predict_logits"]
+__all__ = ["Samples", "class_weights", "judged", "lone_images", "make_optimizer", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,39 +33,6 @@ class Samples:
         """Take the labels from labelled items, and their hashes by name."""
         labels = np.array([item.label for item in items], dtype=np.int64)
         return cls(tuple(items), labels, tuple(hashes[item.name] for item in items) if hashes else ())
-
-
-class Halted(Exception):
-    """Somebody asked to stop between two batches of a prediction."""
-
-
-def predict_logits(
-    net: TransferNet,
-    items: Sequence[Item],
-    *,
-    engine: Engine,
-    workers: int | None = None,
-    batch_size: int = 64,
-    halt: Callable[[], bool] = lambda: False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float32 (n, classes) of the centre views, and which items could be read, bool (n,).
-
-    The work is shared among the processes; in float32 always, as the saved model computes. Raises Halted when `halt`
-    says so.
-    """
-    order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
-    views = Views(items, net.source.card)
-    net.eval()
-    rows: dict[int, np.ndarray] = {}
-    with torch.inference_mode():
-        for batch in batches(views, order[engine.rank :: engine.world], workers=workers):
-            if halt():
-                raise Halted
-            if len(batch.index):
-                inputs = augment.normalise(batch.images.to(engine.device), net.source.card)
-                logits = net(inputs.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
-                rows.update(zip(batch.index.tolist(), logits, strict=True))
-    return engine.collect(rows, len(items))
 
 
 def judged(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:

@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headstart import files
-from headstart.data import augment
-from headstart.data.loader import Batch, Views, batches
+from headstart.data.loader import Batch
 from headstart.errors import Interrupted, RunError, SettingsError
 from headstart.progress import Reporter
 from headstart.records import Item, Plan, plain
@@ -30,19 +29,18 @@ from headstart.settings import Settings
 from headstart.tasks import Classification, Task
 from headstart.transfer import checkpoint
 from headstart.transfer.engine import Engine
+from headstart.transfer.feeds import Feed, Halted, predict_logits
 from headstart.transfer.groups import Frozen, hold_norms, parameter_groups
 from headstart.transfer.interrupt import Stop
 from headstart.transfer.net import TransferNet
 from headstart.transfer.schedule import epoch_order, rate_factor, step_seed
 from headstart.transfer.steps import (
-    Halted,
     Samples,
     class_weights,
     judged,
     lone_images,
     make_optimizer,
     mixed,
-    predict_logits,
 )
 
 __all__ = ["Samples", "Trainer", "Tuned", "class_weights"]
@@ -77,11 +75,11 @@ class _At:
 
 
 class Trainer:
-    """Trains a TransferNet by a Plan. `folder` holds checkpoints and log.jsonl; None keeps nothing on disk."""
+    """Trains a feed's network by a Plan. `folder` holds checkpoints and log.jsonl; None keeps nothing on disk."""
 
     def __init__(
         self,
-        net: TransferNet,
+        feed: Feed,
         frozen: Frozen,
         *,
         plan: Plan,
@@ -91,10 +89,12 @@ class Trainer:
         folder: Path | None = None,
         stop: Stop | None = None,
     ) -> None:
-        self.net, self.frozen, self.plan, self.settings = net, frozen, plan, settings
+        self.feed, self.frozen, self.plan, self.settings = feed, frozen, plan, settings
+        self.net: TransferNet = feed.net
         self.engine, self.reporter, self.folder = engine, reporter, folder
         self.stop = stop or Stop()
-        self.model = engine.prepare(net, torch.zeros(1, *net.source.card.input_size))
+        net = feed.net
+        self.model = engine.prepare(feed.module, feed.example())
         groups = parameter_groups(
             net.source, net.head, rates=plan.rates, weight_decay=float(plan.schedule["weight_decay"])
         )
@@ -143,18 +143,13 @@ class Trainer:
         self.net.head.train()
         if self.plan.schedule["norm_stats"] == "frozen":
             hold_norms(self.net.source)
-        augmentation = augment.Augmentation.of(self.settings)
-        views = Views(
-            train.items, self.net.source.card, augmentation=augmentation, seed=self.settings.seed, hashes=train.hashes
-        )
-        views.epoch = at.epoch
         batch_size = int(self.plan.schedule["batch_size"])
         order = epoch_order(len(train.items), batch_size, seed=self.settings.seed, epoch=at.epoch)
         mine = [self.engine.part(positions) for positions in order[at.step :]]
         before, started = at.seconds, time.perf_counter()
         with self.reporter.progress(f"Epoch {at.epoch}/{self.plan.epochs}", len(train.items)) as bar:
             bar.advance(sum(len(positions) for positions in order[: at.step]))
-            for batch in batches(views, mine, workers=self.settings.workers):
+            for batch in self.feed.training(train, at.epoch, mine):
                 at.rate = self._set_rates((at.epoch - 1) * len(order) + at.step, len(order) * self.plan.epochs)
                 torch.manual_seed(step_seed(self.settings.seed, at.epoch, at.step, self.engine.rank))
                 size = len(order[at.step])
@@ -175,10 +170,9 @@ class Trainer:
             if self.engine.world == 1:
                 return
             # nothing to learn from here, but the other processes wait for this one's gradients
-            images, targets = torch.zeros(1, *self.net.source.card.input_size, dtype=torch.uint8), torch.tensor([0])
+            images, targets = torch.zeros_like(self.feed.example(), dtype=images.dtype), torch.tensor([0])
         device, schedule = self.engine.device, self.plan.schedule
-        inputs = augment.normalise(images.to(device, non_blocking=True), self.net.source.card)
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = self.feed.inputs(images, device)
         goals = functional.one_hot(targets.to(device), self.task.outputs).float()
         inputs, goals = mixed(inputs, goals, float(schedule["mixup"]))
         micro = min(int(schedule["accumulate"]), len(inputs))
@@ -287,10 +281,8 @@ class Trainer:
     def _judge(self, val: Samples) -> tuple[float, float, float]:
         """Loss, accuracy, and the loss that epochs are chosen by, over the items that can be read; see `judged`."""
         alone = self.engine.world == 1  # then a signal need not wait for the end
-        logits, there = predict_logits(
-            self.net, val.items, engine=self.engine, workers=self.settings.workers,
-            halt=lambda: alone and self.stop.code is not None,
-        )  # fmt: skip
+        halt = (lambda: self.stop.code is not None) if alone else None
+        logits, there = predict_logits(self.feed, val.items, engine=self.engine, halt=halt)
         return judged(logits[there], val.labels[there])
 
     def _share_statistics(self) -> None:
@@ -306,7 +298,7 @@ class Trainer:
 
     def predict(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 (n, classes) of the centre views and which could be read (n,); see `predict_logits`."""
-        return predict_logits(self.net, items, engine=self.engine, workers=self.settings.workers)
+        return predict_logits(self.feed, items, engine=self.engine)
 
     # --- state --------------------------------------------------------------------------------------------------
 

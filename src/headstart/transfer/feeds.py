@@ -1,0 +1,235 @@
+"""Where the batches of training come from: pictures, or the activations that are kept at the cut.
+
+A feed gives batches of what its `module` takes, and knows the network that is trained. Both kinds offer the same views
+of the same items in the same order: reading what lies below the cut instead of computing it changes speed only.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from headstart.data import augment
+from headstart.data.augment import Augmentation, View
+from headstart.data.loader import Batch, Views, batches
+from headstart.records import Item
+from headstart.settings import Settings
+from headstart.sources.cutting import Cutting
+from headstart.transfer.engine import Engine
+from headstart.transfer.net import TransferNet
+from headstart.transfer.steps import Samples
+
+__all__ = [
+    "AboveNet",
+    "Feed",
+    "Halted",
+    "ImageFeed",
+    "KeptRows",
+    "StoredFeed",
+    "kept_views",
+    "predict_logits",
+    "which_view",
+]
+
+
+def kept_views(settings: Settings, n: int) -> list[View]:
+    """The first `n` augmented views that the settings ask for; none where augmentation is switched off."""
+    augmentation = Augmentation.of(settings)
+    if augmentation is None:
+        return []
+    return [View("augmented", number + 1, augmentation, settings.seed) for number in range(n)]
+
+
+def which_view(n: int, views: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The number of the view (from 0) that each of `n` items has in an epoch, int64 (n,).
+
+    It depends on seed, epoch and position alone; in any `views` epochs in a row an item has each view once.
+    """
+    first = np.random.default_rng((seed, n, views)).integers(0, views, n)
+    return (first + epoch) % views
+
+
+class AboveNet(nn.Module):
+    """What is computed in every epoch where the frozen part is kept: rows at the cut → logits (n, classes).
+
+    It runs the very modules of `net`. Without `above` the rows are the features that the head takes.
+    """
+
+    def __init__(self, net: TransferNet, above: nn.Module | None) -> None:
+        super().__init__()
+        self.net, self.above = net, above
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Logits of a batch."""
+        net = self.net
+        features = rows if self.above is None else net.source.pooled(self.above(rows), net.pooling)
+        logits: Tensor = net.head(features)
+        return logits
+
+
+class Feed(ABC):
+    """Batches for a network: `net` is the whole of it, `module` what the batches go through."""
+
+    net: TransferNet
+    module: nn.Module
+
+    @abstractmethod
+    def example(self) -> Tensor:
+        """One blank input of `module`, (1, ...)."""
+
+    @abstractmethod
+    def training(self, train: Samples, epoch: int, order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """A batch for each array of positions in `train`, as the items look in this epoch."""
+
+    @abstractmethod
+    def centre(self, items: Sequence[Item], order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """A batch of centre views for each array of positions in `items`."""
+
+    @abstractmethod
+    def inputs(self, batch: Tensor, device: torch.device) -> Tensor:
+        """What `module` takes, on the device, of a batch."""
+
+    @abstractmethod
+    def onto(self, net: TransferNet) -> Feed:
+        """The same feed for a copy of the network."""
+
+
+class ImageFeed(Feed):
+    """Pictures, decoded as they are needed, through the whole network.
+
+    With `views` of 0 an augmented view is drawn anew in every epoch; else it is one of so many that could be kept.
+    """
+
+    def __init__(self, net: TransferNet, settings: Settings, *, views: int = 0) -> None:
+        self.net = self.module = net
+        self.settings, self.views = settings, views
+
+    def example(self) -> Tensor:
+        """A black picture's place."""
+        return torch.zeros(1, *self.net.source.card.input_size)
+
+    def training(self, train: Samples, epoch: int, order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Augmented views, uint8 (n, 3, h, w)."""
+        return batches(self._views(train, epoch), order, workers=self.settings.workers)
+
+    def _views(self, train: Samples, epoch: int) -> Callable[[int], Tensor]:
+        card, seed, hashes = self.net.source.card, self.settings.seed, train.hashes
+        kinds = kept_views(self.settings, self.views)
+        if not kinds:
+            drawn = Views(train.items, card, augmentation=Augmentation.of(self.settings), seed=seed, hashes=hashes)
+            drawn.epoch = epoch
+            return drawn
+        kept = [Views(train.items, card, view=kind, hashes=hashes) for kind in kinds]
+        number = which_view(len(train.items), len(kept), seed=seed, epoch=epoch)
+        return lambda position: kept[number[position]](position)
+
+    def centre(self, items: Sequence[Item], order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Centre views, uint8 (n, 3, h, w)."""
+        return batches(Views(items, self.net.source.card), order, workers=self.settings.workers)
+
+    def inputs(self, batch: Tensor, device: torch.device) -> Tensor:
+        """Normalised, channels last."""
+        images = augment.normalise(batch.to(device, non_blocking=True), self.net.source.card)
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def onto(self, net: TransferNet) -> ImageFeed:
+        """The same pictures for a copy of the network."""
+        return ImageFeed(net, self.settings, views=self.views)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """Rows at the cut (n, width) of items, by name; a memory-mapped table is read row by row."""
+
+    places: Mapping[str, int]
+    take: Callable[[np.ndarray], np.ndarray]
+
+    @classmethod
+    def of(cls, items: Sequence[Item], rows: np.ndarray) -> KeptRows:
+        """Rows in the order of the items."""
+        return cls({item.name: place for place, item in enumerate(items)}, rows.__getitem__)
+
+    def __call__(self, items: Sequence[Item], positions: np.ndarray) -> np.ndarray:
+        """The rows of some of the items."""
+        return self.take(np.array([self.places[items[int(p)].name] for p in positions], dtype=np.int64))
+
+
+class StoredFeed(Feed):
+    """Activations at the cut, kept for the centre view of every item and some views of the training items.
+
+    Nothing below the cut is run. Without `views` (no augmentation) the centre view is what is trained on; without a
+    `cutting` the rows are features at the head.
+    """
+
+    def __init__(
+        self, net: TransferNet, cutting: Cutting | None, *, centre: KeptRows, views: Sequence[KeptRows], seed: int
+    ) -> None:
+        self.net, self.cutting, self.seed = net, cutting, seed
+        self._centre, self._views = centre, tuple(views)
+        self.module = AboveNet(net, None if cutting is None else cutting.onto(net.source).above)
+
+    def example(self) -> Tensor:
+        """A row of zeros."""
+        width = self.net.source.width(self.net.pooling) if self.cutting is None else self.cutting.width
+        return torch.zeros(1, width)
+
+    def training(self, train: Samples, epoch: int, order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Rows of the epoch's views, (n, width)."""
+        tables = self._views or (self._centre,)
+        number = which_view(len(train.items), len(tables), seed=self.seed, epoch=epoch)
+        for positions in order:
+            rows: np.ndarray | None = None
+            for view in np.unique(number[positions]):
+                mine = number[positions] == view
+                found = tables[view](train.items, positions[mine])
+                rows = np.empty((len(positions), found.shape[1]), found.dtype) if rows is None else rows
+                rows[mine] = found
+            yield Batch(self.example()[:0] if rows is None else torch.from_numpy(rows), positions)
+
+    def centre(self, items: Sequence[Item], order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Rows of the centre views, (n, width)."""
+        for positions in order:
+            yield Batch(torch.from_numpy(self._centre(items, positions)), positions)
+
+    def inputs(self, batch: Tensor, device: torch.device) -> Tensor:
+        """The rows as float32."""
+        return batch.to(device, non_blocking=True).float()
+
+    def onto(self, net: TransferNet) -> StoredFeed:
+        """The same rows for a copy of the network."""
+        return StoredFeed(net, self.cutting, centre=self._centre, views=self._views, seed=self.seed)
+
+
+class Halted(Exception):
+    """Somebody asked to stop between two batches of a prediction."""
+
+
+def predict_logits(
+    feed: Feed,
+    items: Sequence[Item],
+    *,
+    engine: Engine,
+    batch_size: int = 64,
+    halt: Callable[[], bool] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 (n, classes) of the centre views, and which items could be read, bool (n,).
+
+    The work is shared among the processes; in float32 always, as the saved model computes. Raises Halted when `halt`
+    says so.
+    """
+    order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
+    feed.net.eval()
+    rows: dict[int, np.ndarray] = {}
+    with torch.inference_mode():
+        for batch in feed.centre(items, order[engine.rank :: engine.world]):
+            if halt is not None and halt():
+                raise Halted
+            if len(batch.index):
+                logits = feed.module(feed.inputs(batch.images, engine.device)).float().cpu().numpy()
+                rows.update(zip(batch.index.tolist(), logits, strict=True))
+    return engine.collect(rows, len(items))
