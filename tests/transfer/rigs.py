@@ -112,6 +112,8 @@ def make_rig(
     opened = source or open_source(address)
     train, val = train or coloured(n), val or coloured(9, first=1000)
     plan = strategy.plan(settings, strategy.Situation(len(train.items), 3, opened.blocks))
+    if plan.strategy == "partial":
+        plan = strategy.with_views(plan, settings, n_train=len(train.items), n_items=n, width=int(stored))
     own = opened.fresh(settings.seed) if plan.start == "random" else opened.copy()
     head = head or fresh_head("linear", own.width(plan.pooling), 3, seed=settings.seed)
     net = TransferNet(own, head, pooling=plan.pooling)

@@ -13,12 +13,28 @@ from typing import Any
 
 from headstart.errors import SettingsError, did_you_mean
 from headstart.records import Block, Plan
-from headstart.settings import Settings
+from headstart.settings import Settings, bytes_of
 
-__all__ = ["SMALL_PER_CLASS", "Situation", "choose", "cut_index", "frozen_blocks", "plan", "rates", "with_rate"]
+__all__ = [
+    "MOST_VIEWS",
+    "SMALL_PER_CLASS",
+    "Situation",
+    "choose",
+    "cut_index",
+    "frozen_blocks",
+    "plan",
+    "rates",
+    "with_rate",
+    "with_views",
+]
 
 SMALL_PER_CLASS = 1000
 """Under this many training images a class a data set counts as small."""
+
+MOST_VIEWS = 8
+"""So many augmented views of a training image are kept at a cut: more bring no more (see docs/training.md)."""
+
+_ROOM = 10_000_000_000  # bytes that are kept by default
 
 FULL_RATE = {"adamw": 3e-4, "sgd": 2e-3}
 BACKBONE_RATE = {"adamw": 1e-4, "sgd": 2e-3}  # of discriminative, whose head learns HEAD_FACTOR times as fast
@@ -107,6 +123,41 @@ def with_rate(plan: Plan, rate: float) -> Plan:
     factor = rate / plan.rates["head"]
     reasons = (*plan.reasons, f"learning rate {rate:.1e} for the head: found by a range test")
     return replace(plan, rates={name: value * factor for name, value in plan.rates.items()}, reasons=reasons)
+
+
+def with_views(plan: Plan, settings: Settings, *, n_train: int, n_items: int, width: int, why_not: str = "") -> Plan:
+    """The same plan with the number of views of each training image that are computed once up to the cut and kept.
+
+    `width` is how many numbers an image has there; 0 where the network cannot be divided at the cut, for the reason
+    `why_not`. The rule: one view an epoch, `MOST_VIEWS` at most, as many as fit into half of what may be kept on disk;
+    0 views: what is frozen is computed in every epoch, from an augmented view that is drawn anew.
+    """
+    centre, one = 4 * n_items * width, 2 * n_train * width  # bytes: float32, and float16
+    room = (bytes_of(settings.cache_size) if settings.cache_size is not None else _ROOM) // 2 or _ROOM // 2
+    fitting = (room - centre) // max(1, one)
+    views = min(plan.epochs, MOST_VIEWS, fitting) if settings.augment else min(1, fitting)
+    if settings.views is not None:
+        views = settings.views if settings.augment else min(1, settings.views)
+        reason = f"{views} views of each training image: as asked"
+    elif not width:
+        views, reason = 0, f"what is frozen is computed in every epoch: {why_not}"
+    elif views < min(plan.epochs, 2 if settings.augment else 1):
+        reason = (
+            f"what is frozen is computed in every epoch: two views of all images would take {_told(centre + 2 * one)}"
+        )
+        views = 0
+    elif settings.augment:
+        reason = (
+            f"{views} augmented views of each training image go through the frozen blocks once and are kept "
+            f"({_told(centre + views * one)})"
+        )
+    else:
+        reason = f"every image goes through the frozen blocks once and is kept ({_told(centre)})"
+    return replace(plan, schedule={**plan.schedule, "views": views}, reasons=(*plan.reasons, reason))
+
+
+def _told(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
 
 
 def cut_index(blocks: Sequence[Block], *, cut: str | None = None, train_last: int | None = None) -> int:
