@@ -24,9 +24,12 @@ from headstart.data import _shard
 from headstart.errors import OutputError
 from headstart.settings import bytes_of
 
-__all__ = ["KINDS", "Entry", "clear", "entries", "in_use", "limit_of", "make_room", "prune", "touch"]
+__all__ = ["KINDS", "PASSING", "Entry", "clear", "entries", "in_use", "limit_of", "make_room", "prune", "touch"]
 
 KINDS = ("features", "decoded")
+PASSING = "passing"
+"""The folder of arrays that go with the process that made them."""
+
 _MOST, _SHARE = 10_000_000_000, 4  # the default bound: 10 GB, at most a quarter of what the disk could give
 _RESERVE, _RESERVE_SHARE = 1_000_000_000, 20  # left free on the disk: 1 GB, at most a twentieth of it
 _OURS = re.compile(r"[0-9a-f]{32}\.safetensors|key\.json|\.[0-9a-f]{32}\.safetensors\..+\.tmp|\.key\.json\..+\.tmp")
@@ -236,8 +239,12 @@ def _remove(folder: Path) -> None:
 
 
 def _sweep() -> None:
-    """Remove the unfinished files that writers left which died."""
+    """Remove what processes left that died: unfinished files, and arrays that went with them."""
     old = time.time() - _ABANDONED
+    for folder in (files.home() / PASSING).glob("rows-*"):
+        with suppress(OSError):
+            if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < old - 6 * _ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
     for kind in KINDS:
         for path in (files.home() / kind).glob("*/**/.*.tmp"):
             with suppress(OSError):

@@ -23,7 +23,7 @@ from headstart.data import cache
 from headstart.data._shard import CODES, Shard, hash_table, write_shard
 from headstart.errors import OutputError
 
-__all__ = ["ArrayStore", "Found"]
+__all__ = ["ArrayStore", "Found", "hash_table"]
 
 _SHARD_BYTES = 64 << 20
 _SHARD_ROWS = 8192
@@ -49,7 +49,7 @@ class Found:
     def __len__(self) -> int:
         return len(self.there)
 
-    def __getitem__(self, position: int) -> np.ndarray:
+    def __getitem__(self, position: int | np.integer[Any]) -> np.ndarray:
         """The row at `position`, a read-only view; KeyError where none is there."""
         if self._which[position] < 0:
             raise KeyError(position)
@@ -68,20 +68,27 @@ class Found:
         if out is None:
             shape = self[int(chosen[0])].shape if len(chosen) else (0,)
             out = np.empty((len(chosen), *shape), dtype=self._store.dtype)
-        for number in np.unique(which):
-            shard, places = self._shards[number], np.flatnonzero(which == number)
-            if shard.table is not None:
-                if shard.table.shape[1:] != out.shape[1:]:
-                    raise ValueError(f"rows of shapes {shard.table.shape[1:]} and {out.shape[1:]}")
-                out[places] = shard.table[row[places]]
-            else:
-                for place in places:
-                    one = shard.row(int(row[place]))
-                    if one.shape != out.shape[1:]:
-                        raise ValueError(f"rows of shapes {one.shape} and {out.shape[1:]}")
-                    out[place] = one
-            self._touch(len(places) * out[:1].nbytes)
+        self._copy(np.arange(len(chosen)), which, row, out)
         return out
+
+    def fill(self, out: np.ndarray) -> None:
+        """Write every row that is there to its own position of `out` (n, *shape); the others are left alone."""
+        places = np.flatnonzero(self.there)
+        self._copy(places, self._which[places], self._row[places], out)
+
+    def _copy(self, places: np.ndarray, which: np.ndarray, row: np.ndarray, out: np.ndarray) -> None:
+        """out[places] = rows `row` of the shards `which`; ValueError when a shape differs."""
+        for number in np.unique(which):
+            shard, mine = self._shards[number], np.flatnonzero(which == number)
+            if shard.table is not None:
+                _same(shard.table.shape[1:], out.shape[1:])
+                out[places[mine]] = shard.table[row[mine]]
+            else:
+                for one in mine:
+                    array = shard.row(int(row[one]))
+                    _same(array.shape, out.shape[1:])
+                    out[places[one]] = array
+            self._touch(len(mine) * out[:1].nbytes)
 
     def _touch(self, nbytes: int) -> None:
         """Mapped pages count as this process's memory: give them back from time to time."""
@@ -203,6 +210,11 @@ class ArrayStore:
         for start, end in _portions(rows):
             path = self.folder / f"{uuid.uuid4().hex}.safetensors"
             write_shard(path, table[start:end], rows[start:end], self.dtype)
+
+
+def _same(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if shape != wanted:
+        raise ValueError(f"rows of shapes {shape} and {wanted}")
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -1,153 +1,81 @@
 """The store of features: what lies below the cut runs once per item and view.
 
 A row is keyed by the sha256 of the picture's bytes inside a folder keyed by everything else that shapes it: the weights
-below the cut, the whole preprocessing, pooling, view, number format and versions. A row can therefore be shared by
-every run, strategy, head and fold, and nothing that changed can ever be served for something else.
-
-On disk a key's folder holds shards, each written whole under a new name: any number of processes may fill the same
-store at once, and a run that was killed keeps what it had finished. Every row carries a checksum; a damaged row is
-dropped, said and computed again.
+below the cut, the whole preprocessing, pooling, cut, the engine that computed it, view, number format and versions. A
+row can therefore be shared by every run, strategy, head and fold, and nothing that changed can ever be served for
+something else.
 """
 
 from __future__ import annotations
 
-import logging
-import uuid
-import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from headstart import files
-from headstart.data import augment
-from headstart.data.augment import View
-from headstart.data.loader import Views, batches
+from headstart.data import cache
+from headstart.data.loader import Batch, Views, batches
+from headstart.data.store import ArrayStore, Found, hash_table
 from headstart.errors import OutputError, SourceError
 from headstart.progress import Reporter, Silent
-from headstart.records import Item, Skipped, plain
-from headstart.sources.base import Source, evaluating
+from headstart.records import Item, Skipped
+from headstart.sources.base import Source
+from headstart.transfer._shelf import Choice, Pass, Runners, Shelf, harmless, row_key, source_key
+from headstart.transfer.runner import Runner
 
-__all__ = ["FeatureStore", "Features", "Pass", "embed", "feature_key"]
+__all__ = ["Features", "Pass", "Rows", "Runners", "embed", "harmless", "row_key", "source_key"]
 
-_FORMAT = 1
-_SHARD_ROWS = 2048
-log = logging.getLogger(__name__)
+_SHARD_ROWS = 2048  # computed rows that a kill may cost
+_SHARD_BYTES = 64 << 20
+
+
+class Rows:
+    """Rows on disk, read when they are asked for: `rows[positions]` is an array (len(positions), width).
+
+    A position whose item could not be read has a row of NaN.
+    """
+
+    def __init__(self, found: Found, *, dtype: str, width: int, holding: object = None) -> None:
+        self._found, self._holding = found, holding
+        self.dtype, self.shape = np.dtype(dtype), (len(found), width)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __getitem__(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        chosen = np.asarray(positions, dtype=np.int64)
+        there = self._found.there[chosen]
+        if there.all():
+            return self._found.rows(chosen, out=np.empty((len(chosen), self.shape[1]), self.dtype))
+        rows = np.full((len(chosen), self.shape[1]), np.nan, self.dtype)
+        rows[there] = self._found.rows(chosen[there])
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Rows of features for items, and how they came about."""
+    """Rows for items, and how they came about.
 
-    rows: np.ndarray  # float32 (n, d)
+    `rows` are float32 (n, d) at the head, and read from disk as they are needed at any other cut. `engine` tells what
+    computed them: its identity and, where it ran now, what its trial measured.
+    """
+
+    rows: np.ndarray | Rows
     computed: int
     reused: int
     skipped: tuple[Skipped, ...] = ()
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """How features are computed: what shapes a row (pooling, view, kind of device) and what does not (the rest)."""
-
-    pooling: str = "native"
-    view: View = View()  # noqa: RUF009 - a frozen value
-    device: str = "cpu"
-    workers: int | None = None
-    batch_size: int = 32
-
-
-def feature_key(source: Source, how: Pass) -> dict[str, object]:
-    """Everything besides the picture that shapes a row (devices of one kind are taken to compute alike)."""
-    import PIL
-
-    return {
-        "format": _FORMAT,
-        "views": augment.VERSION,
-        "pillow": PIL.__version__.split(".")[0],
-        "weights": source.hash_below("head"),
-        "architecture": source.card.architecture,
-        "model_args": dict(source.card.model_args),
-        "preprocessing": source.card.preprocessing,
-        "pooling": how.pooling,
-        "view": plain(how.view),
-        "device": how.device.partition(":")[0],
-        "dtype": "float32",
-    }
-
-
-class FeatureStore:
-    """Rows on disk for one key; `folder` is its own and is made at the first `put`.
-
-    `damaged` counts the rows and whole shards that `get` had to drop.
-    """
-
-    def __init__(self, key: Mapping[str, object], *, root: Path | None = None) -> None:
-        name = files.hash_json(key)
-        self.key = dict(key)
-        self.folder = (root or files.home() / "features") / name[:2] / name
-        self.damaged = 0
-
-    def get(self, hashes: Sequence[str]) -> dict[str, np.ndarray]:
-        """The rows that are there, by hash; damaged ones are left out, counted and removed from the store."""
-        wanted, found = set(hashes), dict[str, np.ndarray]()
-        for path in sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else ():
-            rows, damaged = _read_shard(path)
-            found.update((name, row.copy()) for name, row in rows.items() if name in wanted)
-            if damaged:
-                self.damaged += damaged
-                log.info("%d damaged rows in the feature shard %s", damaged, path.name)
-                self._mend(path, rows)
-        return found
-
-    def put(self, hashes: Sequence[str], rows: np.ndarray) -> None:
-        """Add rows (n, d) as one shard. Raises OutputError when the disk refuses; nothing is torn."""
-        from safetensors.numpy import save
-
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
-        table = {
-            "rows": rows,
-            "hashes": np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(len(hashes), 32),
-            "checksums": np.array([_checksum(h, row) for h, row in zip(hashes, rows, strict=True)], dtype=np.uint32),
-        }
-        if not (self.folder / "key.json").exists():
-            files.write_json(self.folder / "key.json", self.key)
-        files.write_bytes(self.folder / f"{uuid.uuid4().hex}.safetensors", save(table))
-
-    def _mend(self, path: Path, good: Mapping[str, np.ndarray]) -> None:
-        """Keep a damaged shard's good rows in a new one; a store that cannot be written stays as it is."""
-        with suppress(OSError, OutputError):
-            if good:
-                self.put(list(good), np.stack(list(good.values())))
-            path.unlink(missing_ok=True)
-
-
-def _read_shard(path: Path) -> tuple[dict[str, np.ndarray], int]:
-    """The good rows of a shard, and the number of bad ones (1 for a shard that cannot be read at all)."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        table = load_file(path)
-        rows, hashes, sums = table["rows"], table["hashes"], table["checksums"]
-        names = [hashes[number].tobytes().hex() for number in range(len(rows))]
-        good = {
-            name: row
-            for name, row, wanted in zip(names, rows, sums, strict=True)
-            if row.dtype == np.float32 and _checksum(name, row) == int(wanted)
-        }
-    except FileNotFoundError:  # another process has just mended it
-        return {}, 0
-    except (OSError, SafetensorError, KeyError, ValueError, IndexError, TypeError, OverflowError):
-        return {}, 1
-    return good, len(names) - len(good)
-
-
-def _checksum(name: str, row: np.ndarray) -> int:
-    return zlib.crc32(row.tobytes(), zlib.crc32(bytes.fromhex(name)))
+    @property
+    def array(self) -> np.ndarray:
+        """All rows in memory, (n, d); no copy at the head."""
+        return self.rows[np.arange(len(self.rows))] if isinstance(self.rows, Rows) else self.rows
 
 
 def embed(
@@ -155,102 +83,229 @@ def embed(
     items: Sequence[Item],
     *,
     hashes: Mapping[str, str],
-    how: Pass = Pass(),
+    how: Pass | None = None,
     use_store: bool = True,
     reporter: Reporter | None = None,
 ) -> Features:
-    """Features of `items` at the head's input, float32 (n, d): from the store, or computed once and kept.
+    """Features of `items`, from the store, or computed once and kept: at the head's input or at another cut.
 
     Items with the same bytes are computed once. An item whose file has become unreadable or was replaced since the
     audit gets a row of NaN and is named in `skipped`: the caller drops it, nothing takes its place.
-    Batches are always full (the last is filled up with copies), so that a row's bits do not depend on which other rows
-    the store held.
+    All rows come from one engine, and a row's bits do not depend on which other rows the store held.
+    Without the store, activations at a cut lie in a folder that goes with the Features. Raises OutputError where they
+    cannot be put on disk, and SourceError when the network gives no finite numbers or has no such cut.
     """
-    reporter = reporter or Silent()
+    how, reporter = how or Pass(), reporter or Silent()
     keys = [hashes[item.name] for item in items]
-    store = FeatureStore(feature_key(source, how))
-    known = store.get(keys) if use_store else {}
-    if store.damaged:
-        reporter.note(f"{store.damaged} damaged rows of kept features are dropped and computed again")
-    reused = sum(1 for key in keys if key in known)
-    waiting: dict[str, list[Item]] = {}
-    for key, item in zip(keys, items, strict=True):
-        if key not in known:
-            waiting.setdefault(key, []).append(item)
-    skipped: list[Skipped] = []
-    computed = 0
-    while waiting:  # one round, and another for the twins of files that could not be read
-        turn = {key: twins.pop(0) for key, twins in waiting.items()}
-        fresh, bad = _compute(source, turn, how=how, store=store if use_store else None, reporter=reporter)
-        skipped += bad
-        computed += len(fresh)
-        known.update(fresh)
-        waiting = {key: twins for key, twins in waiting.items() if key not in known and twins}
-    width = source.width(how.pooling)
-    missing = np.full(width, np.nan, dtype=np.float32)
-    rows = np.stack([known.get(key, missing) for key in keys]) if keys else np.empty((0, width), np.float32)
-    return Features(rows, computed=computed, reused=reused, skipped=tuple(skipped))
-
-
-def _compute(
-    source: Source,
-    turn: Mapping[str, Item],
-    *,
-    how: Pass,
-    store: FeatureStore | None,
-    reporter: Reporter,
-) -> tuple[dict[str, np.ndarray], list[Skipped]]:
-    """One pass in inference mode over the items of `turn`, by hash; rows are kept shard by shard."""
-    keys = list(turn)
-    views = Views(list(turn.values()), source.card, view=how.view, hashes=keys)
-    size = how.batch_size
-    order = [np.arange(start, min(start + size, len(keys))) for start in range(0, len(keys), size)]
-    known: dict[str, np.ndarray] = {}
-    pending: list[str] = []
-    skipped: list[Skipped] = []
-    source.to(device=how.device).to(memory_format=torch.channels_last)  # in inference mode: never to be trained again
-    with (
-        evaluating(source),
-        torch.inference_mode(),
-        reporter.progress("Computing features", len(keys)) as bar,
-    ):
-        for batch in batches(views, order, workers=how.workers):
-            skipped += batch.skipped
-            if len(batch.index):
-                rows = _forward(source, batch.images.to(how.device), pooling=how.pooling, batch_size=size)
-                names = [keys[int(i)] for i in batch.index]
-                known.update(zip(names, rows, strict=True))
-                pending += names
-            bar.advance(len(batch.index) + len(batch.skipped))
-            if store is not None and len(pending) >= _SHARD_ROWS:
-                store, pending = _flush(store, pending, known, reporter), []
-        if store is not None and pending:
-            _flush(store, pending, known, reporter)
-    return known, skipped
-
-
-def _forward(source: Source, images: Tensor, *, pooling: str, batch_size: int) -> np.ndarray:
-    """Rows of a batch of views that is filled up to `batch_size`: kernels may round other sizes differently."""
-    filling = images[:1].expand(batch_size - len(images), -1, -1, -1)
-    inputs = augment.normalise(torch.cat([images, filling]), source.card)
-    features = source(inputs.contiguous(memory_format=torch.channels_last), pooling)[: len(images)]
-    rows: np.ndarray = features.float().cpu().numpy()
-    if not np.isfinite(rows).all():
-        raise SourceError(
-            "gives features that are not finite numbers: its weights are damaged or not for this input",
-            where=source.address,
-            remedy="Fetch the weights again, or choose another --source.",
-        )
-    return rows
-
-
-def _flush(
-    store: FeatureStore, names: list[str], known: Mapping[str, np.ndarray], reporter: Reporter
-) -> FeatureStore | None:
-    """Keep rows; a store that cannot be written costs the next run time, and this one nothing."""
     try:
-        store.put(names, np.stack([known[name] for name in names]))
-    except OutputError as error:
-        reporter.note(f"features are not kept for later runs: {error}")
-        return None
-    return store
+        return _Embedding(source, items, keys, how=how, use_store=use_store, reporter=reporter).run()
+    except _OverflowError:
+        reporter.note("some features are too large for float16 and are kept as float32")
+        how = replace(how, dtype="float32")
+        return _Embedding(source, items, keys, how=how, use_store=use_store, reporter=reporter).run()
+
+
+class _OverflowError(Exception):
+    """A later batch does not fit the dtype that suited the first."""
+
+
+class _Embedding:
+    """One call of `embed`: what is known so far of each position."""
+
+    def __init__(
+        self, source: Source, items: Sequence[Item], keys: Sequence[str], *, how: Pass, use_store: bool,
+        reporter: Reporter,
+    ) -> None:  # fmt: skip
+        self.source, self.items, self.keys, self.how, self.reporter = source, items, keys, how, reporter
+        self.keeping = use_store and cache.limit_of(how.bound) > 0
+        self.lazy = how.cut != "head"
+        self.shelf = Shelf(source, how)
+        self.runner: Runner | None = None
+        self.skipped: list[Skipped] = []
+        self.failed = np.zeros(len(items), dtype=bool)
+        self.leader = np.arange(len(items))  # the position whose row this one shares
+        self.pending: list[tuple[np.ndarray, np.ndarray]] = []  # positions and rows that are not on disk yet
+        self.passing: tempfile.TemporaryDirectory[str] | None = None
+        self.rounding: float | None = None
+        self.computed = 0
+        self._start(None)
+
+    def _start(self, choice: Choice | None) -> None:
+        """Go on with what is kept of one engine, or with nothing."""
+        self.identity = choice.identity if choice is not None else ""
+        self.have = choice.found.there.copy() if choice is not None else np.zeros(len(self.items), dtype=bool)
+        self.reused = int(self.have.sum())
+        self.matrix: np.ndarray | None = None  # (n, width), made when the width is known
+        self.dtype, self.width, self.store, self.found = "", 0, None, None
+        if choice is None or not self.reused:
+            return
+        self.dtype, self.store, self.found = choice.dtype, choice.store, choice.found
+        self._widen(choice.found[np.flatnonzero(self.have)[0]].size)
+        if self.matrix is not None:
+            choice.found.fill(self.matrix)
+        self.shelf.use(choice.identity, choice.dtype)
+
+    store: ArrayStore | None
+    found: Found | None
+
+    def _widen(self, width: int) -> None:
+        if not self.width:
+            self.width = width
+            self.matrix = None if self.lazy else np.full((len(self.items), width), np.nan, dtype=np.float32)
+
+    def run(self) -> Features:
+        """The rows: what is kept, and the rest computed."""
+        choices = self.shelf.choices(self.keys) if self.keeping else []
+        if damaged := sum(choice.store.damaged for choice in choices):
+            self.reporter.note(f"{damaged} damaged rows of kept features are dropped and computed again")
+        if choices:
+            self._start(choices[0])
+        while len(turn := self._turn()):  # one round, and another for the twins of files that could not be read
+            self._compute(turn, choices)
+        facts = dict(self.runner.facts) if self.runner is not None else {}
+        if self.identity:
+            facts = {**facts, "identity": self.identity, "dtype": self.dtype}
+        if self.rounding is not None:
+            facts["rounding"] = self.rounding
+        return Features(self._rows(), self.computed, self.reused, tuple(self.skipped), facts)
+
+    def _turn(self) -> np.ndarray:
+        """The first position of every content that has no row and may still get one."""
+        missing = np.flatnonzero(~self.have & ~self.failed)
+        if not len(missing):
+            return missing
+        table = hash_table([self.keys[int(i)] for i in missing])
+        _, first, back = np.unique(table, return_index=True, return_inverse=True)
+        self.leader = np.arange(len(self.items))
+        self.leader[missing] = missing[first][back]
+        return np.sort(missing[first])
+
+    # --- computing ----------------------------------------------------------------------------------------------
+
+    def _compute(self, turn: np.ndarray, choices: Sequence[Choice]) -> None:
+        """One pass over the items at `turn`; twins get their leader's row."""
+        with self.reporter.progress("Computing features", len(turn)) as bar:
+            for batch in self._batches(turn):
+                self.skipped += batch.skipped
+                if len(batch.index):
+                    if self.runner is None:
+                        self._settle(batch.images, len(turn), choices)
+                    self._add(turn[batch.index], batch.images)
+                bar.advance(len(batch.index) + len(batch.skipped))
+            self._flush()
+        self.failed[turn[~self.have[turn]]] = True
+        twins = np.flatnonzero(~self.have & self.have[self.leader])
+        if self.matrix is not None:
+            self.matrix[twins] = self.matrix[self.leader[twins]]
+        self.have[twins] = True
+
+    def _batches(self, turn: np.ndarray) -> Iterator[Batch]:
+        """The views of `turn`; where an engine is still to be chosen the first batch comes alone, for a quiet trial."""
+        wanted, size = [int(i) for i in turn], self.how.batch_size
+        views = Views(
+            [self.items[i] for i in wanted], self.source.card, view=self.how.view,
+            hashes=[self.keys[i] for i in wanted],
+        )  # fmt: skip
+        start = size if self.runner is None else 0
+        if start:
+            yield from batches(views, [np.arange(min(start, len(turn)))], workers=self.how.workers)
+        left = start + np.flatnonzero(~self.have[turn[start:]])  # the engine may have come with rows of its own
+        order = [left[at : at + size] for at in range(0, len(left), size)]
+        yield from batches(views, order, workers=self.how.workers)
+
+    def _settle(self, images: Tensor, left: int, choices: Sequence[Choice]) -> None:
+        """Open the engine of the kept rows, or choose one; go on with what is kept of it, and with nothing else."""
+        known = self.shelf.opened()
+        reopened = (self.shelf.reopen(choice.identity, images) for choice in choices)
+        runner = next((one for one in reopened if one is not None), None)
+        if runner is None:
+            runner = self.shelf.pick(images, left if not choices else len(set(self.keys)))
+        if runner is not known and (note := str(runner.facts.get("note", ""))):
+            self.reporter.note(note)
+        if runner.identity != self.identity and self.keeping:
+            mine = self.shelf.choices(self.keys, only=runner.identity)
+            self._start(mine[0] if mine else None)
+        self.runner, self.identity = runner, runner.identity
+
+    def _add(self, positions: np.ndarray, images: Tensor) -> None:
+        """Compute the rows that are missing of a batch."""
+        new = ~self.have[positions]
+        if not new.any():
+            return
+        if not new.all():
+            positions, images = positions[new], images[new]
+        assert self.runner is not None
+        rows = self.runner(images)
+        if not np.isfinite(rows).all():
+            raise SourceError(
+                "gives features that are not finite numbers: its weights are damaged or not for this input",
+                where=self.source.address,
+                remedy="Fetch the weights again, or choose another --source.",
+            )
+        self._prepare(rows)
+        with np.errstate(over="ignore"):
+            rows = rows.astype(self.dtype, copy=False)
+        if self.dtype == "float16" and not np.isfinite(rows).all():
+            raise _OverflowError
+        if self.matrix is not None:
+            self.matrix[positions] = rows
+        self.have[positions] = True
+        self.computed += len(positions)
+        if self.store is not None:
+            self.pending.append((positions, rows))
+            waiting = sum(len(part) for part, _ in self.pending)
+            if waiting >= _SHARD_ROWS or waiting * rows[:1].nbytes >= _SHARD_BYTES:
+                self._flush()
+
+    def _prepare(self, rows: np.ndarray) -> None:
+        """With the first rows: their width and dtype are known, and where they go."""
+        self._widen(rows.shape[1])
+        if self.dtype:
+            return
+        self.dtype, self.rounding = self.shelf.dtype_for(rows)
+        self.shelf.use(self.identity, self.dtype)
+        if self.keeping:
+            self.store = self.shelf.store(self.identity, self.dtype)
+        elif self.lazy:
+            self.store = self._passing_store()
+        if self.lazy and self.store is not None:
+            left = len(set(self.keys)) - self.computed
+            self.store.reserve(left * self.width * np.dtype(self.dtype).itemsize)
+
+    def _passing_store(self) -> ArrayStore:
+        """A store that goes with the Features."""
+        try:
+            folder = files.home() / cache.PASSING
+            folder.mkdir(parents=True, exist_ok=True)
+            self.passing = tempfile.TemporaryDirectory(prefix="rows-", dir=folder, ignore_cleanup_errors=True)
+        except OSError as error:
+            raise OutputError(f"cannot write: {error.strerror or error}", where=files.home()) from error
+        key = {"dtype": self.dtype}
+        return ArrayStore(key, kind="features", folder=Path(self.passing.name) / "rows", bound=sys.maxsize)
+
+    def _flush(self) -> None:
+        """Keep the waiting rows; at the head a store that cannot be written costs the next run time, not this one."""
+        if self.store is None or not self.pending:
+            return
+        positions = np.concatenate([part for part, _ in self.pending])
+        rows = np.concatenate([part for _, part in self.pending])
+        self.pending = []
+        try:
+            self.store.put([self.keys[int(i)] for i in positions], rows)
+        except OutputError as error:
+            if self.lazy:
+                raise
+            self.reporter.note(f"features are not kept for later runs: {error}")
+            self.store, self.keeping = None, False
+
+    def _rows(self) -> np.ndarray | Rows:
+        if self.matrix is not None:
+            return self.matrix
+        if not self.lazy:
+            return np.full((len(self.items), self.source.width(self.how.pooling)), np.nan, dtype=np.float32)
+        if self.store is None:
+            return np.full((len(self.items), 0), np.nan, dtype=np.float32)
+        found = self.found if self.found is not None and not self.computed else self.store.find(self.keys)
+        if not found.there[self.have].all():
+            raise OutputError("kept rows vanished while they were used", where=self.store.folder)
+        return Rows(found, dtype=self.dtype, width=self.width, holding=self.passing)
