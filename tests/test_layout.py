@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "_cli_options"),
     ("estimator",),
     ("api",),
-    ("stages", "record", "runfolder", "demo", "doctor"),
+    ("stages", "finetune", "record", "runfolder", "demo", "doctor"),
     ("report", "ship", "transfer"),
     ("judge", "tasks", "sources"),
     ("data",),

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from headstart.data.cores import cores
 from headstart.data.facts import counting, load_data
 from headstart.data.splits import seal
 from headstart.errors import DataError
-from headstart.files import hash_json
+from headstart.finetune import Candidate, add_views, proof, tuned
 from headstart.judge import scoring
 from headstart.progress import Reporter, Silent
 from headstart.records import Dataset, Facts, Item, Plan
@@ -32,36 +32,20 @@ from headstart.settings import Settings
 from headstart.ship.model import softmax
 from headstart.sources import open_source
 from headstart.sources.base import Source, hash_entries
-from headstart.tasks import Classification
+from headstart.sources.cutting import Cutting
 from headstart.transfer import strategy
 from headstart.transfer.engine import Engine, pick_device
-from headstart.transfer.features import Features, Pass, embed
-from headstart.transfer.feeds import ImageFeed
-from headstart.transfer.groups import freeze, idle_blocks
+from headstart.transfer.features import Features, Pass, Runners, embed
+from headstart.transfer.groups import idle_blocks
 from headstart.transfer.heads import FittedHead, fit_head, learning_curve
 from headstart.transfer.interrupt import Stop
-from headstart.transfer.lr_find import find_rate
-from headstart.transfer.net import TransferNet, fresh_head, head_of
-from headstart.transfer.tuning import Samples, Trainer, class_weights
+from headstart.transfer.net import TransferNet, fresh_head
+from headstart.transfer.steps import Samples
 
 __all__ = ["Bench", "Candidate", "make_plan", "prepare", "train_candidate"]
 
 _CENTER = View()
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One trained way of transferring: the network, and its logits (n, classes) on each split."""
-
-    plan: Plan
-    net: TransferNet
-    head: FittedHead
-    logits: dict[str, np.ndarray]
-    curves: dict[str, Any]
-    trained_parameters: int
-    seconds: float
-    frozen: dict[str, Any]
-    notes: tuple[str, ...] = ()
+T = TypeVar("T")
 
 
 @dataclass
@@ -76,9 +60,11 @@ class Bench:
     stop: Stop
     device: str
     seconds: dict[str, float] = field(default_factory=dict)
-    work: dict[str, int] = field(default_factory=lambda: {"features_computed": 0, "features_reused": 0})
+    work: dict[str, Any] = field(default_factory=lambda: {"features_computed": 0, "features_reused": 0})
     notes: list[str] = field(default_factory=list)
-    _features: dict[tuple[str, View], dict[str, np.ndarray]] = field(default_factory=dict)
+    runners: Runners = field(default_factory=Runners)
+    cuttings: dict[int, tuple[Cutting | None, str]] = field(default_factory=dict)
+    _features: dict[tuple[str, View], tuple[dict[str, int], np.ndarray]] = field(default_factory=dict)
 
     @cached_property
     def engine(self) -> Engine:
@@ -113,38 +99,61 @@ class Bench:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
 
-    def features(self, pooling: str, *splits: str, view: View = _CENTER) -> np.ndarray:
-        """Rows float32 (n, d) of one view: of the centre view for all items at the first call, else for the splits."""
-        table = self._features.setdefault((pooling, view), {})
-        wanted = [item for item in self.dataset.items if view == _CENTER or item.split in splits]
-        if any(item.name not in table for item in wanted):
+    def features(self, pooling: str, *splits: str, view: View = _CENTER, expected: int = 0) -> np.ndarray:
+        """Rows float32 (n, d) of one view: of the centre view for all items at the first call, else for the splits.
+
+        `expected` rows of other views will be asked for later.
+        """
+        where, rows = self._features.get((pooling, view), ({}, None))
+        asked = [item for item in self.dataset.items if view == _CENTER or item.split in splits]
+        wanted = sorted((item for item in asked if item.name not in where), key=lambda item: item.split)
+        if wanted:  # in the order of the splits, so that the rows of one split are a slice and no copy
             with self.timed("features"):
-                table.update(self._embed(wanted, pooling, view))
-        rows = [table[item.name] for item in self.dataset.items if item.split in splits]
-        return np.stack(rows) if rows else np.empty((0, self.source.width(pooling)), np.float32)
+                found = self._embed(wanted, pooling, view, expected)
+            rows = found if rows is None else np.concatenate([rows, found])
+            where = {**where, **{item.name: len(where) + n for n, item in enumerate(wanted)}}
+            self._features[pooling, view] = where, rows
+        places = [where[item.name] for item in self.dataset.items if item.split in splits]
+        if rows is None or not places:
+            return np.empty((0, self.source.width(pooling)), np.float32)
+        start, end = places[0], places[-1] + 1
+        return rows[start:end] if places == list(range(start, end)) else rows[places]
 
-    def _embed(self, items: Sequence[Item], pooling: str, view: View) -> dict[str, np.ndarray]:
-        how = Pass(pooling=pooling, view=view, device=self.device, workers=self.settings.workers)
-
-        def work() -> Features:
-            return embed(
+    def _embed(self, items: Sequence[Item], pooling: str, view: View, expected: int) -> np.ndarray:
+        how = self.how(pooling=pooling, view=view, expected=expected)
+        found = self.shared(
+            lambda: embed(
                 self.source, items, hashes=self.facts.hashes, how=how, use_store=self.settings.cache,
                 reporter=self.reporter,
-            )  # fmt: skip
+            )
+        )  # fmt: skip
+        self.tell(found)
+        return found.array
 
+    def how(self, **more: Any) -> Pass:
+        """A pass over items as the settings want it."""
+        settings = self.settings
+        return Pass(
+            device=self.device, workers=settings.workers, engine=settings.engine, bound=settings.cache_size,
+            precision="bf16" if settings.precision == "bf16" else "fp32", runners=self.runners, **more,
+        )  # fmt: skip
+
+    def shared(self, work: Callable[[], T]) -> T:
+        """Work that fills the store: the main process does it first, the others then find it done."""
         if self.alone:
-            found = work()
-        else:
-            with self.engine.main_first():  # the main process fills the store, the others read it
-                found = work()
-        self.source.to("cpu")
+            return work()
+        with self.engine.main_first():
+            return work()
+
+    def tell(self, found: Features) -> None:
+        """Count what a pass computed and what it found, name its engine, and leave out what it could not read."""
         self.work["features_computed"] += found.computed
         self.work["features_reused"] += found.reused
+        if found.engine:
+            self.work["engine"] = {**self.work.get("engine", {}), **found.engine}
         if found.skipped:
             self._leave_out({entry.file for entry in found.skipped})
             self.notes += [f"became unreadable during the run: {entry.file}: {entry.reason}" for entry in found.skipped]
-        unread = {entry.file for entry in found.skipped}
-        return {item.name: row for item, row in zip(items, found.rows, strict=True) if item.name not in unread}
 
     def _leave_out(self, names: set[str]) -> None:
         """Go on without items that vanished after the audit; nothing takes their place."""
@@ -203,14 +212,17 @@ def make_plan(bench: Bench, settings: Settings) -> Plan:
         blocks=tuple(block for block in bench.source.blocks if block not in idle),
         has_gpu=bench.device != "cpu",
     )
-    return strategy.plan(settings, situation)
+    return add_views(bench, strategy.plan(settings, situation), settings)
 
 
 def train_candidate(bench: Bench, plan: Plan, *, settings: Settings, folder: Path | None) -> Candidate:
     """Train by `plan` and predict every split. The test items are looked at, their labels are not."""
     started = time.perf_counter()
     bench.reporter.say(f"Training: {plan.strategy}, head {plan.head}" + (f", cut at {plan.cut}" if plan.epochs else ""))
-    candidate = _frozen(bench, plan, settings) if plan.strategy == "frozen" else _tuned(bench, plan, settings, folder)
+    if plan.strategy == "frozen":
+        candidate = _frozen(bench, plan, settings)
+    else:
+        candidate = tuned(bench, plan, settings=settings, folder=folder, head=_start(bench, plan, settings))
     return replace(candidate, seconds=time.perf_counter() - started)
 
 
@@ -219,8 +231,10 @@ def _frozen(bench: Bench, plan: Plan, settings: Settings) -> Candidate:
     entries = tuple(bench.source.network.state_dict())
     before = hash_entries(bench.source.network.state_dict(), entries)
     learning = ("train", "val") if settings.refit else ("train",)
-    for view in _kept_views(plan, settings):  # first of all: an item that has vanished is gone from every view
-        bench.features(plan.pooling, *learning, view=view)
+    views, learned = _kept_views(plan, settings), len(bench.samples(*learning).items)
+    for number, view in enumerate(views, 1):  # first of all: an item that has vanished is gone from every view
+        later = len(bench.dataset.items) + (len(views) - number) * learned
+        bench.features(plan.pooling, *learning, view=view, expected=later)
     rows = {name: bench.features(plan.pooling, name) for name in ("train", "val", "test")}
     labels = {name: bench.samples(name).labels for name in rows}
     head, reasons = _fit_on_views(bench, plan, settings, "train")
@@ -236,7 +250,7 @@ def _frozen(bench: Bench, plan: Plan, settings: Settings) -> Candidate:
     return Candidate(
         plan, net, head, logits, curves,
         trained_parameters=_size(net.head), seconds=0.0,
-        frozen=_proof([b.name for b in bench.source.blocks], len(entries), before, after),
+        frozen=proof([b.name for b in bench.source.blocks], len(entries), before, after),
     )  # fmt: skip
 
 
@@ -308,74 +322,6 @@ def _head_curves(
     return {"axis": "training items", "points": points}
 
 
-def _tuned(bench: Bench, plan: Plan, settings: Settings, folder: Path | None) -> Candidate:
-    """Blocks above the cut are trained by gradient, from the head fitted on frozen features or a new one."""
-    train, val = bench.samples("train"), bench.samples("val")
-    if not len(val.items):
-        raise DataError(
-            "there is nothing to choose the epoch on: the training set is too small to hold back a validation part",
-            where=bench.dataset.path,
-            remedy="Add images, or use --strategy frozen.",
-        )
-    source = bench.source.fresh(settings.seed) if plan.start == "random" else bench.source.copy()
-    net = TransferNet(source, _start(bench, plan, settings), pooling=plan.pooling)
-    index = strategy.frozen_blocks(plan, source.blocks)
-    task = Classification(bench.dataset.classes)
-    feed = ImageFeed(net, settings)
-    with bench.timed("train"):
-        if settings.lr == "find":
-            rate, _curve = find_rate(
-                feed,
-                train,
-                task=task,
-                plan=plan,
-                settings=settings,
-                index=index,
-                device=bench.device,
-                reporter=bench.reporter,
-            )
-            plan = strategy.with_rate(plan, bench.engine.gather(rate)[0])  # one rate for all processes
-            bench.reporter.say(plan.reasons[-1])
-        frozen = freeze(net.source, index, pooling=plan.pooling)
-        trainer = Trainer(
-            feed, frozen, plan=plan, settings=settings, engine=bench.engine, reporter=bench.reporter,
-            folder=folder, stop=bench.stop,
-        )  # fmt: skip
-        weights = class_weights(train.labels, bench.n_classes, str(plan.schedule["class_weights"]))
-        tuned = trainer.fit(train, val, task=task, weights=weights)
-        logits = {name: _answers(bench, trainer, name) for name in ("train", "val", "test")}
-        net.to("cpu")
-    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    points = [{"x": row["epoch"], **{k: row.get(k) for k in _CURVES}} for row in tuned.history]
-    return Candidate(
-        plan, net.eval(), head_of(plan.head, net.head), logits,
-        {"axis": "epochs", "points": points, "best": tuned.best_epoch},
-        trained_parameters=trained, seconds=0.0,
-        frozen=_proof(
-            [b.name for b in frozen.blocks], len(frozen.entries), hash_json(frozen.before),
-            hash_json(frozen.hashes()),
-        ),
-        notes=(*tuned.notes, f"weights of epoch {tuned.best_epoch} of {len(tuned.history) - 1} kept"),
-    )  # fmt: skip
-
-
-def _answers(bench: Bench, trainer: Trainer, split: str) -> np.ndarray:
-    """Logits (n, classes) of a split; every item must still be there, for all candidates are judged on the same."""
-    items = bench.samples(split).items
-    logits, there = trainer.predict(items)
-    if not there.all():
-        gone = [item.name for item, found in zip(items, there, strict=True) if not found]
-        raise DataError(
-            f"{len(gone)} pictures became unreadable during the run, such as {gone[0]}",
-            where=bench.dataset.path,
-            remedy="Put them back and give `headstart resume`, or start a new run.",
-        )
-    return logits
-
-
-_CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "lr")
-
-
 def _start(bench: Bench, plan: Plan, settings: Settings) -> nn.Module:
     """The head that a fine-tuning starts from."""
     if not plan.probe_first:
@@ -387,11 +333,3 @@ def _start(bench: Bench, plan: Plan, settings: Settings) -> nn.Module:
 
 def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _proof(blocks: list[str], entries: int, before: str, after: str) -> dict[str, Any]:
-    """What was frozen, and the hashes that show that it stayed so."""
-    return {
-        "blocks": blocks, "entries": entries, "sha256_before": before, "sha256_after": after,
-        "unchanged": before == after,
-    }  # fmt: skip
