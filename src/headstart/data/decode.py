@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from headstart.data import cells
+from headstart.data import _jpeg, cells
 from headstart.errors import UnreadableImage
 from headstart.records import FileOrigin, Item, MemoryOrigin, ParquetOrigin
 
@@ -184,12 +184,17 @@ def examine(data: bytes, name: str, *, draft: int | None = None) -> Decoded:
     """Decode like `decode`, and also tell the picture's mode, format and full size."""
     if reason := _reason_without_decoding(data):
         raise UnreadableImage(name, reason)
+    if (quick := _plain_jpeg(data, draft)) is not None:
+        return quick
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_bomb(image.size, name)
             full = image.size
             if draft is not None:
                 image.draft(None, (2 * draft, 2 * draft))
+            whole = image.format == "JPEG" and image.mode in ("L", "RGB") and image.size == full
+            if whole and (pixels := _jpeg.pixels(data)) is not None:
+                return _turned(pixels, image, full)
             image.load()
             return _decoded(image, full)
     except UnreadableImage:
@@ -246,6 +251,28 @@ def from_memory(value: Any, name: str) -> Decoded:
         array = np.asarray(_over_background(Image.fromarray(np.ascontiguousarray(array))))
     height, width = array.shape[:2]
     return Decoded(np.ascontiguousarray(array), "array", "memory", width, height)
+
+
+def _plain_jpeg(data: bytes, draft: int | None) -> Decoded | None:
+    """The short way for most JPEGs that are decoded at full size; None where Pillow has to look."""
+    found = _jpeg.header(data)
+    if found is None:
+        return None
+    mode, width, height = found
+    drafted = draft is not None and min(width, height) >= 4 * draft  # Pillow halves from twice the wanted side on
+    if drafted or width * height > MAX_PIXELS:
+        return None
+    pixels = _jpeg.pixels(data)
+    return None if pixels is None else Decoded(pixels, mode, "JPEG", width, height)
+
+
+def _turned(pixels: Pixels, image: Image.Image, full: tuple[int, int]) -> Decoded:
+    """Pixels of an opened picture, rotated as its EXIF says."""
+    orientation = _orientation(image)
+    if orientation in _TRANSPOSE:
+        pixels = np.array(Image.fromarray(pixels).transpose(_TRANSPOSE[orientation]))
+    width, height = full[::-1] if orientation in (5, 6, 7, 8) else full
+    return Decoded(pixels, image.mode, image.format or "memory", width, height)
 
 
 def _decoded(image: Image.Image, full: tuple[int, int]) -> Decoded:
