@@ -1,21 +1,24 @@
 # make demo   install into .venv and show a whole run        make test   all tests with coverage
 # make lint   ruff and mypy                                  make docs   write docs/cli.md and docs/errors.md anew
+# make bench  speed beside other tools, about 50 minutes on free cores (docs/performance.md)
 #
 # PYTHON    the interpreter that makes .venv (3.11 or newer)
 # PIP_ARGS  more words for pip install, for example the index of PyTorch's CPU wheels (docs/install.md)
+# BENCH     what the benchmarks run, for example BENCH="startup --rounds 5"
 # TESTS     what pytest runs, for example TESTS="tests/data -x"
 # JOBS      how many processes run tests, one thread each
 
 PYTHON ?= python3
 PIP_ARGS ?=
 TESTS ?= tests
+BENCH ?=
 JOBS ?= 2
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 COVERAGE := --cov=headstart --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: demo test lint docs clean help
+.PHONY: demo test lint docs bench clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -33,6 +36,10 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/make_docs.py
+
+bench: $(VENV)/.dev
+	$(PIP) install $(PIP_ARGS) -e '.[bench]'
+	$(BIN)/python benchmarks/speed.py $(BENCH)
 
 clean:
 	rm -rf .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist headstart-runs

@@ -128,11 +128,12 @@ class Lab:
 
     # --- limits -------------------------------------------------------------------------------------------------
 
-    def limits(self, data: Path, source: str, size: int) -> dict[str, Any]:
+    def limits(self, data: Path, source: str, size: int, *, device: str = "cpu") -> dict[str, Any]:
         """What limits.py finds for these pictures and this network; measured once, and noted in words."""
         key = (str(data), source, size)
         if key not in self._limits:
-            found = self.script("limits.py", "--data", data, "--source", source, "--size", size)
+            words = ("--data", data, "--source", source, "--size", size, "--device", device)
+            found = self.script("limits.py", *words)
             self._limits[key] = found
         found = self._limits[key]
         forward = ", ".join(f"{name} {rate:,.0f}" for name, rate in found["forward"].items())

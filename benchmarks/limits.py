@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from headstart.data import augment
@@ -29,6 +30,7 @@ from headstart.sources.base import Source, evaluating
 from headstart.transfer.runner import RunnerChoice, pick_runner
 
 BATCH = 32
+FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 ENGINES = (
     ("torch", "fp32"), ("torch", "bf16"), ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"),
 )  # fmt: skip
@@ -46,17 +48,25 @@ def best(work: Callable[[], object], *, seconds: float = 1.0, rounds: int = 3) -
     return min(found)
 
 
-def matrix_product(dtype: torch.dtype, side: int = 2048) -> float:
-    """GFLOP/s of a square matrix product on all threads."""
-    a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
-    return 2 * side**3 / best(lambda: a @ b) / 1e9
+def matrix_product(dtype: torch.dtype, *, device: str) -> float:
+    """GFLOP/s of a square matrix product on all threads, or on the GPU."""
+    side = 2048 if device == "cpu" else 8192
+    a, b = (torch.randn(side, side).to(device, dtype) for _ in range(2))
+    return 2 * side**3 / best(lambda: finished(a @ b)) / 1e9
 
 
-def memory_copy(megabytes: int = 512) -> float:
+def finished(value: Tensor) -> Tensor:
+    """Wait for the GPU, where there is one."""
+    if value.device.type == "cuda":
+        torch.cuda.synchronize()
+    return value
+
+
+def memory_copy(device: str, *, megabytes: int = 512) -> float:
     """GB/s that are read and written when a large block is copied."""
-    a = torch.zeros(megabytes << 18)
+    a = torch.zeros(megabytes << 18, device=device)
     b = torch.empty_like(a)
-    return 2 * a.numel() * 4 / best(lambda: b.copy_(a)) / 1e9
+    return 2 * a.numel() * 4 / best(lambda: finished(b.copy_(a))) / 1e9
 
 
 def decoding(source: Source, data: Path, count: int) -> float:
@@ -67,20 +77,21 @@ def decoding(source: Source, data: Path, count: int) -> float:
     return count / best(lambda: [None for _ in batches(views, order)], seconds=0, rounds=2)
 
 
-def one_batch(source: Source, data: Path) -> torch.Tensor:
+def one_batch(source: Source, data: Path) -> Tensor:
     """A full batch of real pictures, uint8."""
     items = list(islice(cycle(read(data).items), BATCH))
     return next(iter(batches(Views(items, source.card), [np.arange(BATCH)]))).images
 
 
-def forwards(source: Source, images: torch.Tensor) -> dict[str, float]:
+def forwards(source: Source, images: Tensor, *, device: str) -> dict[str, float]:
     """Images a second of each engine, and of torch as everybody calls it ("eager")."""
     found: dict[str, float] = {}
-    plain = augment.normalise(images, source.card)
+    source.to(device)
+    plain = augment.normalise(images.to(device), source.card)
     with evaluating(source), torch.inference_mode():
-        found["eager fp32"] = len(images) / best(lambda: source(plain))
+        found["eager fp32"] = len(images) / best(lambda: finished(source(plain)))
         for engine, precision in ENGINES:
-            how = RunnerChoice(engine=engine, precision=precision)
+            how = RunnerChoice(engine=engine, precision=precision, device=device)
             try:
                 runner = pick_runner(source, source.card, images=images, left=10**6, how=how)
             except Exception as error:
@@ -111,6 +122,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--source", required=True)
     parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--count", type=int, default=480)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -120,10 +132,10 @@ def main() -> None:
         "macs": macs,
         "macs_last_two": above,
         "last_two": names,
-        "gflops": {"fp32": matrix_product(torch.float32), "bf16": matrix_product(torch.bfloat16)},
-        "copy_gb": memory_copy(),
+        "gflops": {name: matrix_product(kind, device=options.device) for name, kind in FORMATS.items()},
+        "copy_gb": memory_copy(options.device),
         "decode": decoding(source, options.data, options.count),
-        "forward": forwards(source, one_batch(source, options.data)),
+        "forward": forwards(source, one_batch(source, options.data), device=options.device),
     }
     found["forward_limit"] = {name: rate * 1e9 / (2 * macs) for name, rate in found["gflops"].items()}
     options.out.write_text(json.dumps(found, indent=1))
