@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from headstart import files
+from headstart.data import cache
 from headstart.data.augment import normalise
 from headstart.errors import MissingExtraError, SettingsError
 from headstart.records import Card
@@ -466,6 +467,23 @@ def test_a_kept_export_of_another_network_is_found_out(small: Small) -> None:
     chosen = pick(small, key="k")
     assert chosen.name == "torch"
     assert "rows differ" in chosen.facts["note"]
+
+
+def test_no_export_is_kept_where_nothing_may_be(small: Small, exports: list[int]) -> None:
+    for _ in range(2):
+        assert pick(small, key="k", engine="openvino", bound=0).name == "openvino"
+    assert len(exports) == 2
+    assert kept_files() == []
+
+
+def test_a_kept_export_is_one_that_the_cache_counts_and_marks_as_used(small: Small) -> None:
+    pick(small, key="k", engine="openvino")
+    (path,) = kept_files()
+    os.utime(path, (1, 1))
+    pick(small, key="k", engine="openvino")
+    (entry,) = cache.entries("engines")
+    assert entry.bytes == path.stat().st_size
+    assert entry.used > 1
 
 
 def test_where_nothing_can_be_kept_the_engine_works_all_the_same(small: Small) -> None:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart import files
+from headstart.data import cache
 from headstart.data.augment import normalise
 from headstart.errors import OutputError
 from headstart.records import Card
@@ -125,19 +126,24 @@ def kept(key: str, card: Card, images: Tensor) -> bytes | None:
     """The file that an earlier run kept, or None; one whose bytes are not those of its name is removed."""
     folder = files.home() / "engines"
     for path in sorted(folder.glob(f"{_name(key, card, images)}-*.onnx")) if key and folder.is_dir() else ():
-        with suppress(OSError):
+        with suppress(OSError):  # pruned by another process, or not ours to touch
             data = path.read_bytes()
             if path.stem.endswith(files.hash_bytes(data)[:32]):
+                os.utime(path)  # what is used least recently is pruned first
                 return data
             path.unlink(missing_ok=True)
     return None
 
 
-def keep(data: bytes, key: str, card: Card, images: Tensor) -> None:
-    """Keep an exported file for later runs, its hash in its name; an empty key keeps nothing."""
+def keep(data: bytes, key: str, card: Card, images: Tensor, *, bound: str | int | None = None) -> None:
+    """Keep an exported file for later runs, its hash in its name; an empty key keeps nothing.
+
+    `bound` is how much may be kept on disk in all (None: the default).
+    """
     if key:
         name = f"{_name(key, card, images)}-{files.hash_bytes(data)[:32]}.onnx"
         with suppress(OutputError):  # the next run exports again; that rows cannot be kept the store says, of one disk
+            cache.make_room(len(data), limit=cache.limit_of(bound))
             files.write_bytes(files.home() / "engines" / name, data)
 
 
@@ -176,6 +182,7 @@ def _onnxruntime(data: bytes, *, threads: int, precision: str) -> Compute:  # no
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoders want the cores meanwhile
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
     def compute(images: Tensor) -> np.ndarray:

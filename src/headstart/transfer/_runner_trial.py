@@ -102,6 +102,7 @@ class Trial:
     precision: str
     threads: int
     key: str = ""
+    bound: str | int | None = None
     reference: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))  # plain fp32 rows of the first images
     rates: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)  # engine → why it is not used
@@ -194,7 +195,7 @@ class Trial:
                     self._fail(_EXPORT, error)
                     return None
                 self.export_seconds = _clock() - start
-                onnx.keep(self._file, self.key, self.card, self.few)
+                onnx.keep(self._file, self.key, self.card, self.few, bound=self.bound)
         return self._file
 
     # --- what holds for all ---------------------------------------------------------------------------------------

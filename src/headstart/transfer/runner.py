@@ -42,7 +42,8 @@ class RunnerChoice:
     """What is asked for: an engine ("auto" chooses), the number format, and what an engine may use.
 
     `key` stands for the module (weights below the cut, pooling, cut): an exported network is kept under it, and an
-    empty one keeps nothing. `threads` are those of onnxruntime and OpenVINO; 0 means as many as torch uses.
+    empty one keeps nothing. `threads` are those of onnxruntime and OpenVINO; 0 means as many as torch uses. `bound` is
+    how much may be kept on disk in all (None: the default).
     """
 
     engine: str = "auto"
@@ -50,6 +51,7 @@ class RunnerChoice:
     device: str = "cpu"
     key: str = ""
     threads: int = 0
+    bound: str | int | None = None
 
 
 class Runner:
@@ -147,7 +149,9 @@ def _again(trial: Trial, name: str, identity: str, *, others: bool) -> Candidate
 
 def _trial(module: nn.Module, card: Card, *, images: Tensor, how: RunnerChoice) -> Trial:
     threads = how.threads or torch.get_num_threads()
-    return Trial(module, card, images, device=how.device, precision=how.precision, threads=threads, key=how.key)
+    return Trial(
+        module, card, images, device=how.device, precision=how.precision, threads=threads, key=how.key, bound=how.bound
+    )
 
 
 def _on_cpu(how: RunnerChoice) -> bool:
