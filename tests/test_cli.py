@@ -70,6 +70,21 @@ SCORES = {
 }
 
 
+KEPT: dict[str, Any] = {
+    "folder": "kept here",
+    "bound": 10_000_000_000,
+    "total": 1_300_000_000,
+    "entries": [
+        {
+            "kind": "features", "source": "timm:x", "what": "center view at head", "dtype": "float32",
+            "engine": "torch-2.15/fp32", "rows": 885, "bytes": 4_531_200, "used": "2026-01-02T03:04:05+00:00",
+            "folder": "f",
+        },
+    ],
+    "removed": [],
+}  # fmt: skip
+
+
 class FakeApi(types.ModuleType):
     """Stands for headstart.api: records the calls, gives fixed answers, or raises `error`."""
 
@@ -85,6 +100,7 @@ class FakeApi(types.ModuleType):
             "evaluate": SCORES,
             "predict": ANSWERS,
             "sources": [{"address": "toy", "parameters": 10, "licence": None}],
+            "cache": KEPT,
             "doctor": [{"check": "torch", "ok": True, "detail": "2.15", "remedy": ""}],
         }
         self.answers: dict[str, Any] = answers
@@ -135,7 +151,7 @@ def sample_value(field: dataclasses.Field[Any]) -> Any:
         return int(facts["low"] or 0) + 4
     if kind.startswith("float"):
         return 0.25
-    return "0.125" if field.name == "lr" else "cuda" if field.name == "device" else "word"
+    return {"lr": "0.125", "device": "cuda", "cache_size": "20GB"}.get(field.name, "word")
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
@@ -302,6 +318,19 @@ def test_a_full_disk_is_the_users_to_mend(api: FakeApi, capsys: Any) -> None:
     assert "No space left on device [somewhere]" in capsys.readouterr().err
 
 
+def test_cache_shows_what_is_kept_and_what_was_removed(api: FakeApi, capsys: Any) -> None:
+    assert cli.run(["cache"]) == 0
+    assert api.calls[-1] == ("cache", (), {"prune": False, "to": None, "clear": False, "kind": None})
+    out = capsys.readouterr().out
+    for part in ("timm:x", "center view at head", "885", "4.53 MB", "2026-01-02 03:04", "1.3 GB of at most 10.0 GB"):
+        assert part in out
+    assert "removed" not in out
+    api.answers["cache"] = {**KEPT, "entries": [], "removed": KEPT["entries"]}
+    assert cli.run(["cache", "--prune", "--to", "2GB"]) == 0
+    assert api.calls[-1][2] == {"prune": True, "to": "2GB", "clear": False, "kind": None}
+    assert "removed: 1, 4.53 MB" in capsys.readouterr().out
+
+
 def test_doctor_fails_only_for_what_must_be_mended(api: FakeApi, capsys: Any) -> None:
     rows = [{"check": "gpu", "ok": None, "detail": "none", "remedy": "slow"}]
     api.answers["doctor"] = rows
@@ -335,6 +364,7 @@ def test_predict_fails_when_no_file_could_be_read(api: FakeApi, capsys: Any) -> 
         (["predict", "run", "a.jpg", "b.jpg", "--top-k", "2"], ANSWERS),
         (["sources", "--all", "*"], [{"address": "toy", "parameters": 10, "licence": None}]),
         (["subset", "data", "--per-class", "3", "--out", "small"], SUBSET),
+        (["cache"], KEPT),
     ],
     ids=lambda value: value[0] if isinstance(value, list) and isinstance(value[0], str) else "",
 )

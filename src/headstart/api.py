@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headstart import runfolder
+from headstart import files, runfolder
 from headstart.errors import DataError, Interrupted, OutputError, RunError, SettingsError, did_you_mean
 from headstart.progress import Reporter, Silent
 from headstart.records import SCHEMA
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RunResult",
+    "cache",
     "compare",
     "demo",
     "doctor",
@@ -392,6 +393,38 @@ def demo(out: str | Path, *, reporter: Reporter | None = None) -> RunResult:
         data, folder / "run", source="toy", baseline="scratch", reporter=reporter, overwrite=True,
         crop_scale=0.7, hflip=False, strategy="frozen",
     )  # fmt: skip
+
+
+def cache(
+    *, prune: bool = False, to: str | int | None = None, clear: bool = False, kind: str | None = None
+) -> dict[str, Any]:
+    """What is kept on disk between runs, the last used first; `removed` is what this call removed.
+
+    Args:
+        prune: Remove the least recently used until at most `to` are kept.
+        to: A size such as "2GB"; default: the bound that a run without --cache-size has.
+        clear: Remove everything, of `kind` where it is given.
+        kind: Look at "features", "decoded" or "engines" alone.
+
+    Raises SettingsError for options that cannot stand together or a size that is none.
+    """
+    from headstart.data import cache as kept
+    from headstart.settings import bytes_of
+
+    if kind is not None and kind not in kept.KINDS:
+        raise SettingsError(f"there is no kind {kind!r} of kept data", remedy=did_you_mean(kind, list(kept.KINDS)))
+    if (prune and (clear or kind is not None)) or (to is not None and not prune):
+        raise SettingsError("--to belongs to --prune, and --prune looks at all kinds: give it alone or with --to")
+    bound = kept.limit_of(None)
+    gone = kept.clear(kind) if clear else kept.prune(bytes_of(to) if to is not None else bound) if prune else []
+    left = kept.entries(kind)
+    return {
+        "folder": str(files.home()),
+        "bound": bound,
+        "total": sum(entry.bytes for entry in left),
+        "entries": [kept.described(entry) for entry in reversed(left)],
+        "removed": [kept.described(entry) for entry in reversed(gone)],
+    }
 
 
 def doctor() -> list[dict[str, Any]]:

@@ -377,6 +377,28 @@ def demo(
 
 @app.command()
 @_verb
+def cache(
+    *,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove what was used least recently, down to --to.")] = False,
+    to: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size for --prune, for example 2GB; default: the bound.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything, or what --kind names.")] = False,
+    kind: Annotated[str | None, typer.Option(help="features, decoded or engines; default: all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is kept between runs: features, decoded pictures, exported networks; remove it."""
+    found = _api().cache(prune=prune, to=to, clear=clear, kind=kind)
+    if as_json:
+        _print_json(found)
+    else:
+        from headstart import console
+
+        console.kept(found)
+
+
+@app.command()
+@_verb
 def doctor(*, as_json: Json = False) -> None:
     """Check this installation; exit code 2 when something needs mending."""
     checks = _api().doctor()

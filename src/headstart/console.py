@@ -14,6 +14,7 @@ __all__ = [
     "checks",
     "inspection",
     "is_terminal",
+    "kept",
     "percent",
     "predictions",
     "predictions_csv",
@@ -290,6 +291,29 @@ def sources(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = [key for key in rows[0] if all(not isinstance(row.get(key), (Mapping, list, tuple)) for row in rows)]
     kept = [key for key in columns if any(row.get(key) not in (None, "") for row in rows)]
     table(kept, [["" if row.get(key) is None else row[key] for key in kept] for row in rows])
+
+
+def _size(count: float) -> str:
+    """Bytes in words: "1.3 GB"."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
+
+
+def kept(found: Mapping[str, Any]) -> None:
+    """Write what is kept between runs, the last used first, and what was removed."""
+    names = ("kind", "source", "what", "dtype", "engine", "rows")
+    rows = [
+        [*(row[name] or "" for name in names), _size(row["bytes"]), str(row["used"])[:16].replace("T", " ")]
+        for row in found["entries"]
+    ]
+    if rows:
+        table([*names, "size", "last used (UTC)"], rows, right=(5, 6))
+    if found["removed"]:
+        write(f"removed: {len(found['removed'])}, {_size(sum(row['bytes'] for row in found['removed']))}")
+    write(f"kept: {_size(found['total'])} of at most {_size(found['bound'])} in {safe(found['folder'])}")
 
 
 def checks(rows: Sequence[Mapping[str, Any]]) -> None:

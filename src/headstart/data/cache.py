@@ -12,9 +12,10 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -24,15 +25,28 @@ from headstart.data import _shard
 from headstart.errors import OutputError
 from headstart.settings import bytes_of
 
-__all__ = ["KINDS", "PASSING", "Entry", "clear", "entries", "in_use", "limit_of", "make_room", "prune", "touch"]
+__all__ = [
+    "KINDS",
+    "PASSING",
+    "Entry",
+    "clear",
+    "described",
+    "entries",
+    "in_use",
+    "limit_of",
+    "make_room",
+    "prune",
+    "touch",
+]
 
-KINDS = ("features", "decoded")
+KINDS = ("features", "decoded", "engines")
 PASSING = "passing"
 """The folder of arrays that go with the process that made them."""
 
 _MOST, _SHARE = 10_000_000_000, 4  # the default bound: 10 GB, at most a quarter of what the disk could give
 _RESERVE, _RESERVE_SHARE = 1_000_000_000, 20  # left free on the disk: 1 GB, at most a twentieth of it
 _OURS = re.compile(r"[0-9a-f]{32}\.safetensors|key\.json|\.[0-9a-f]{32}\.safetensors\..+\.tmp|\.key\.json\..+\.tmp")
+_ENGINE = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.onnx|\.[0-9a-f]{32}-[0-9a-f]{32}\.onnx\..+\.tmp")
 _ABANDONED = 86_400  # seconds after which an unfinished file has no writer any more
 
 _users: WeakSet[_User] = WeakSet()  # the stores that this process reads or fills
@@ -51,10 +65,10 @@ class _User(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One folder of kept rows. `used` is when it was last used, in seconds since 1970."""
+    """One folder of kept rows, or one exported network. `used` is when it was last used, in seconds since 1970."""
 
     kind: str
-    folder: Path
+    place: Path
     key: dict[str, Any]
     about: dict[str, Any]
     rows: int
@@ -71,10 +85,21 @@ def entries(kind: str | None = None) -> list[Entry]:
         entry
         for name in KINDS
         if kind in (None, name)
-        for path in (files.home() / name).glob("*/**/key.json")
-        if (entry := _entry(name, path)) is not None
+        for path in (files.home() / name).glob("*.onnx" if name == "engines" else "*/**/key.json")
+        if (entry := _engine(path) if name == "engines" else _entry(name, path)) is not None
     ]
-    return sorted(found, key=lambda entry: (entry.used, entry.folder))
+    return sorted(found, key=lambda entry: (entry.used, entry.place))
+
+
+def _engine(path: Path) -> Entry | None:
+    """A network that was exported for another engine."""
+    if not _ENGINE.fullmatch(path.name):
+        return None
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return Entry("engines", path, {}, {}, 0, told.st_size, told.st_mtime)
 
 
 def _entry(kind: str, path: Path) -> Entry | None:
@@ -121,6 +146,28 @@ def in_use() -> frozenset[Path]:
     """The folders that this process is using."""
     with _lock:
         return frozenset(user.folder for user in _users)
+
+
+def described(entry: Entry) -> dict[str, Any]:
+    """An entry as a plain record: kind, source, what, dtype, engine, rows, bytes, used (UTC) and folder."""
+    key, about = entry.key, entry.about
+    view = key.get("view")
+    if isinstance(view, dict):
+        told = f"{view.get('kind')} view" + (f" {view['number']}" if view.get("number") else "")
+    else:
+        told = str(about.get("what", ""))
+    cut = f" at {key['cut']}" if key.get("cut") else ""
+    return {
+        "kind": entry.kind,
+        "source": str(about.get("source", key.get("architecture", ""))),
+        "what": told + cut,
+        "dtype": str(key.get("dtype", "")),
+        "engine": str(key.get("engine", "")),
+        "rows": entry.rows,
+        "bytes": entry.bytes,
+        "used": datetime.fromtimestamp(entry.used, UTC).isoformat(timespec="seconds"),
+        "folder": str(entry.place),
+    }
 
 
 # --- how much -----------------------------------------------------------------------------------------------------
@@ -210,8 +257,8 @@ def prune(to: int, *, spare: Iterable[Path] | None = None) -> list[Entry]:
     for entry in kept:
         if total <= to:
             break
-        if entry.folder not in safe:
-            _remove(entry.folder)
+        if entry.place not in safe:
+            _remove(entry.place)
             total -= entry.bytes
             gone.append(entry)
     return gone
@@ -221,16 +268,18 @@ def clear(kind: str | None = None) -> list[Entry]:
     """Remove everything that is kept, of one kind or of all; what was removed. Files that are not ours stay."""
     gone = entries(kind)
     for entry in gone:
-        _remove(entry.folder)
+        _remove(entry.place)
     _sweep()
     return gone
 
 
-def _remove(folder: Path) -> None:
-    """Remove our files of a folder, and the folders that are empty then."""
-    _each(_own_files(folder) if folder.is_dir() else [], lambda path: path.unlink(missing_ok=True))
-    home = files.home()
-    while folder not in (home, folder.parent) and folder.parent != home:
+def _remove(place: Path) -> None:
+    """Remove an exported network, or our files of a folder and the folders that are empty then."""
+    for path in [place] if place.suffix == ".onnx" else _own_files(place) if place.is_dir() else []:
+        with suppress(OSError):  # another process may be removing it, or it is not ours to remove
+            path.unlink(missing_ok=True)
+    home, folder = files.home(), place
+    while folder.suffix != ".onnx" and home in folder.parent.parents:
         try:
             folder.rmdir()
         except OSError:  # something else lies there
@@ -246,13 +295,8 @@ def _sweep() -> None:
             if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < old - 6 * _ABANDONED:
                 shutil.rmtree(folder, ignore_errors=True)
     for kind in KINDS:
-        for path in (files.home() / kind).glob("*/**/.*.tmp"):
+        for path in (files.home() / kind).glob("**/.*.tmp"):
             with suppress(OSError):
-                if _OURS.fullmatch(path.name) and path.stat().st_mtime < old:
+                known = _ENGINE if kind == "engines" else _OURS
+                if known.fullmatch(path.name) and path.stat().st_mtime < old:
                     path.unlink(missing_ok=True)
-
-
-def _each(paths: Iterable[Path], work: Callable[[Path], None]) -> None:
-    for path in paths:
-        with suppress(OSError):  # another process may be removing it, or it is not ours to remove
-            work(path)

@@ -117,8 +117,8 @@ class Choice:
 class Shelf:
     """The kept rows of one source and cut, for one view."""
 
-    def __init__(self, source: Source, how: Pass) -> None:
-        self.source, self.how = source, how
+    def __init__(self, source: Source, how: Pass, *, keeping: bool = True) -> None:
+        self.source, self.how, self._keeping = source, how, keeping
         self.key = source_key(source, how)
         self.name = files.hash_json(self.key)
         self.folder = files.home() / "features" / self.name[:2] / self.name
@@ -197,9 +197,9 @@ class Shelf:
         return runner
 
     def _wanted(self) -> RunnerChoice:
-        how = self.how
+        how, key = self.how, self.name if self._keeping else ""
         return RunnerChoice(
-            engine=how.engine, precision=how.precision, device=how.device, key=self.name, threads=how.threads
+            engine=how.engine, precision=how.precision, device=how.device, key=key, threads=how.threads, bound=how.bound
         )
 
     def _module(self) -> nn.Module:

@@ -119,7 +119,7 @@ class _Embedding:
         self.source, self.items, self.keys, self.how, self.reporter = source, items, keys, how, reporter
         self.keeping = use_store and cache.limit_of(how.bound) > 0
         self.lazy = how.cut != "head"
-        self.shelf = Shelf(source, how)
+        self.shelf = Shelf(source, how, keeping=self.keeping)
         self.runner: Runner | None = None
         self.skipped: list[Skipped] = []
         self.failed = np.zeros(len(items), dtype=bool)
