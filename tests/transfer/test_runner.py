@@ -160,6 +160,18 @@ def test_a_whole_trial_takes_a_look_an_export_and_the_folding(small: Small, monk
     assert len(turns) <= 6  # the folded copy is compared, and timed five times at most
 
 
+@pytest.mark.parametrize("fold", [True, False])
+def test_torch_computes_as_before_after_an_export(small: Small, monkeypatch: pytest.MonkeyPatch, fold: bool) -> None:
+    monkeypatch.setattr(runner, "FOLDING", float("inf"))
+    monkeypatch.setattr(runner, "choose", lambda found: found[-1])
+    if not fold:
+        monkeypatch.setattr(trial, "folded", lambda *_: None)
+    chosen = pick(small)
+    assert chosen.name == "torch"
+    assert (trial.FOLDED in chosen.identity) == fold
+    np.testing.assert_allclose(chosen(pictures()), rows_of(small, pictures()), rtol=1e-5)
+
+
 def test_nothing_is_folded_where_an_engine_is_far_ahead(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "FOLDING", 0.0)
     assert "torch, folded" not in pick(small).facts["images_per_second"]

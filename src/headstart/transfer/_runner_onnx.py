@@ -65,7 +65,7 @@ def export(module: nn.Module, card: Card, images: Tensor) -> bytes:
     The older exporter is asked (`dynamo=False`), as long as torch has it: it takes a third of the time and the engines
     compute its files as fast.
     """
-    whole, file = _Normalised(module, card), io.BytesIO()
+    whole, file = _Normalised(module, card).eval(), io.BytesIO()  # the exporter gives all parts the mode of the whole
     example = (images.clone(memory_format=torch.channels_last),)
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["rows"]}
     exporter: Callable[..., Any] = torch.onnx.export
