@@ -155,7 +155,7 @@ def described(entry: Entry) -> dict[str, Any]:
     if isinstance(view, dict):
         told = f"{view.get('kind')} view" + (f" {view['number']}" if view.get("number") else "")
     else:
-        told = str(about.get("what", ""))
+        told = f"short side {key['side']} px" if "side" in key else ""
     cut = f" at {key['cut']}" if key.get("cut") else ""
     return {
         "kind": entry.kind,

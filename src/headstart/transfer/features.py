@@ -151,7 +151,7 @@ class _Embedding:
     def _widen(self, width: int) -> None:
         if not self.width:
             self.width = width
-            self.matrix = None if self.lazy else np.full((len(self.items), width), np.nan, dtype=np.float32)
+            self.matrix = None if self.lazy else np.empty((len(self.items), width), dtype=np.float32)
 
     def run(self) -> Features:
         """The rows: what is kept, and the rest computed."""
@@ -300,6 +300,7 @@ class _Embedding:
 
     def _rows(self) -> np.ndarray | Rows:
         if self.matrix is not None:
+            self.matrix[~self.have] = np.nan
             return self.matrix
         if not self.lazy:
             return np.full((len(self.items), self.source.width(self.how.pooling)), np.nan, dtype=np.float32)
