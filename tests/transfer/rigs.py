@@ -108,6 +108,7 @@ def make_rig(
     """
     stored = options.pop("stored", False)
     usual = {"strategy": "full", "epochs": 2, "batch_size": 6, "lr": "1e-3", "workers": 0, "device": "cpu"}
+    usual["precision"] = "fp32"  # the same on every machine
     settings = Settings.of(**{**usual, **options})
     opened = source or open_source(address)
     train, val = train or coloured(n), val or coloured(9, first=1000)

@@ -28,6 +28,7 @@ from headstart.records import Card, Item, MemoryOrigin, Skipped
 __all__ = ["Batch", "Views", "batches"]
 
 _AHEAD = 3  # batches decoded before they are asked for
+_TOGETHER = 16  # items of a batch that a thread takes at most in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class Views:
     """Item position → view. `epoch` and the seed decide an augmented view, so any moment can be repeated.
 
     `hashes` are the sha256 that the pictures' bytes must have (none: not checked): a file that was replaced since the
-    audit is unreadable, so that no view is ever taken for another picture's.
+    audit is unreadable, so that no view is ever taken for another picture's. `pixels` gives the decoded pictures
+    (None: they are decoded here).
     """
 
     def __init__(
@@ -55,13 +57,14 @@ class Views:
         augmentation: Augmentation | None = None,
         seed: int = 0,
         hashes: Sequence[str] = (),
+        pixels: Callable[[int], np.ndarray] | None = None,
     ) -> None:
         self.items, self.card, self.view = items, card, view
         self.augmentation, self.seed, self.epoch = augmentation, seed, 0
-        self.hashes = hashes
+        self.hashes, self.pixels = hashes, pixels
 
     def __call__(self, position: int) -> Tensor:
-        image = self._pixels(position)
+        image = self._pixels(position) if self.pixels is None else self.pixels(position)
         if self.augmentation is not None:
             rng = np.random.default_rng((self.seed, self.epoch, position))
             return augmented_view(image, self.card, augmentation=self.augmentation, rng=rng)
@@ -87,21 +90,32 @@ def batches(
         for positions in order:
             yield _assemble(positions, [_guarded(view, int(p)) for p in positions])
         return
-    waiting: deque[tuple[np.ndarray, list[Future[Tensor | UnreadableImage]]]] = deque()
+    waiting: deque[tuple[np.ndarray, list[Future[list[Tensor | UnreadableImage]]]]] = deque()
     source = iter(order)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
             while True:
                 for upcoming in islice(source, _AHEAD - len(waiting)):
-                    waiting.append((upcoming, [pool.submit(_guarded, view, int(p)) for p in upcoming]))
+                    parts = _parts(upcoming.tolist(), threads)
+                    waiting.append((upcoming, [pool.submit(_several, view, part) for part in parts]))
                 if not waiting:
                     return
                 positions, futures = waiting.popleft()
-                yield _assemble(positions, [future.result() for future in futures])
+                yield _assemble(positions, [found for future in futures for found in future.result()])
         finally:
             for _, futures in waiting:
                 for future in futures:
                     future.cancel()
+
+
+def _parts(positions: list[int], threads: int) -> list[list[int]]:
+    """What one thread does in one go: handing over a small picture takes as long as decoding it."""
+    size = max(1, min(_TOGETHER, len(positions) // (2 * threads)))
+    return [positions[start : start + size] for start in range(0, len(positions), size)]
+
+
+def _several(view: Callable[[int], Tensor], positions: list[int]) -> list[Tensor | UnreadableImage]:
+    return [_guarded(view, position) for position in positions]
 
 
 def _guarded(view: Callable[[int], Tensor], position: int) -> Tensor | UnreadableImage:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from headstart.errors import SettingsError
 from headstart.settings import Settings
 from headstart.sources.base import evaluating
+from headstart.transfer.kernels import QuickBf16
+from headstart.transfer.precision import Verdict, has_fast_bf16, try_bf16
 
 __all__ = ["Engine", "pick_device"]
 
@@ -43,7 +45,10 @@ def pick_device(wanted: str) -> str:
 
 
 class Engine:
-    """What the loop needs of the machine, and no more."""
+    """What the loop needs of the machine, and no more.
+
+    `precision` is "fp32", "bf16", or "auto" until `settle` has looked at a first batch (fp32 counts as long).
+    """
 
     def __init__(self, settings: Settings) -> None:
         name = pick_device(settings.device)
@@ -89,7 +94,18 @@ class Engine:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where training uses it."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return _bf16(self.device.type) if self.precision == "bf16" else nullcontext()
+
+    def settle(self, net: nn.Module, loss: Callable[[], Tensor]) -> str:
+        """Choose the precision by a first batch's mean loss, the same on all processes; returns the reason in words.
+
+        `net` is the bare network, so that nothing is exchanged but the verdict.
+        """
+        kind = self.device.type
+        found = self.gather(try_bf16(net, loss, bf16=lambda: _bf16(kind), device=str(self.device)))
+        verdict: Verdict = next((one for one in found if one.precision == "fp32"), found[0])
+        self.precision = verdict.precision
+        return f"number format {verdict.precision}: {verdict.reason}"
 
     def worst(self, value: int) -> int:
         """The largest of the processes' values, on every process."""
@@ -150,7 +166,15 @@ def _has_unused(net: nn.Module, example: Tensor) -> bool:
     return unused
 
 
+@contextmanager
+def _bf16(device: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device, dtype=torch.bfloat16))
+        if device == "cpu":
+            stack.enter_context(QuickBf16())
+        yield
+
+
 def _precision(wanted: str, device: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "bf16" if device.startswith("cuda") and torch.cuda.is_bf16_supported() else "fp32"
+    """`auto` stays open where the device is fast in bf16; the first batch decides then."""
+    return "fp32" if wanted == "auto" and not has_fast_bf16(device) else wanted

@@ -6,6 +6,7 @@ of the same items in the same order: reading what lies below the cut instead of 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from headstart.data import augment
 from headstart.data.augment import Augmentation, View
 from headstart.data.loader import Batch, Views, batches
+from headstart.data.pictures import Pictures
+from headstart.progress import Reporter
 from headstart.records import Item
 from headstart.settings import Settings
 from headstart.sources.cutting import Cutting
@@ -35,6 +38,8 @@ __all__ = [
     "predict_logits",
     "which_view",
 ]
+
+_REMEMBERED = 1 << 30  # bytes of centre views that are held in memory
 
 
 def kept_views(settings: Settings, n: int) -> list[View]:
@@ -95,19 +100,30 @@ class Feed(ABC):
         """What `module` takes, on the device, of a batch."""
 
     @abstractmethod
+    def remember(self, items: Sequence[Item]) -> None:
+        """Be told whose centre views will be asked for after every epoch."""
+
+    @abstractmethod
     def onto(self, net: TransferNet) -> Feed:
         """The same feed for a copy of the network."""
 
 
 class ImageFeed(Feed):
-    """Pictures, decoded as they are needed, through the whole network.
+    """Pictures through the whole network.
 
-    With `views` of 0 an augmented view is drawn anew in every epoch; else it is one of so many that could be kept.
+    With `views` of 0 an augmented view is drawn anew in every epoch, from pictures that are decoded once and kept; else
+    it is one of so many views that could be kept. Centre views that are asked for after every epoch stay in memory, up
+    to `_REMEMBERED` bytes.
     """
 
-    def __init__(self, net: TransferNet, settings: Settings, *, views: int = 0) -> None:
+    def __init__(
+        self, net: TransferNet, settings: Settings, *, views: int = 0, reporter: Reporter | None = None
+    ) -> None:
         self.net = self.module = net
-        self.settings, self.views = settings, views
+        self.settings, self.views, self.reporter = settings, views, reporter
+        self._pictures: Pictures | None = None
+        self._repeated: frozenset[str] = frozenset()
+        self._remembered: dict[str, Tensor] = {}
 
     def example(self) -> Tensor:
         """A black picture's place."""
@@ -115,13 +131,32 @@ class ImageFeed(Feed):
 
     def training(self, train: Samples, epoch: int, order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Augmented views, uint8 (n, 3, h, w)."""
-        return batches(self._views(train, epoch), order, workers=self.settings.workers)
+        pictures = self._decoded(train) if Augmentation.of(self.settings) and not self.views else None
+        if pictures is not None:
+            pictures.refresh()
+        try:
+            yield from batches(self._views(train, epoch, pictures), order, workers=self.settings.workers)
+        finally:
+            if pictures is not None:
+                pictures.flush()
 
-    def _views(self, train: Samples, epoch: int) -> Callable[[int], Tensor]:
+    def _decoded(self, train: Samples) -> Pictures:
+        """The decoded pictures of the training items, the same in all epochs."""
+        if self._pictures is None or self._pictures.items is not train.items:
+            self._pictures = Pictures(
+                train.items, self.net.source.card, hashes=train.hashes, use_store=self.settings.cache,
+                bound=self.settings.cache_size, reporter=self.reporter,
+            )  # fmt: skip
+        return self._pictures
+
+    def _views(self, train: Samples, epoch: int, pictures: Pictures | None) -> Callable[[int], Tensor]:
         card, seed, hashes = self.net.source.card, self.settings.seed, train.hashes
         kinds = kept_views(self.settings, self.views)
         if not kinds:
-            drawn = Views(train.items, card, augmentation=Augmentation.of(self.settings), seed=seed, hashes=hashes)
+            drawn = Views(
+                train.items, card, augmentation=Augmentation.of(self.settings), seed=seed, hashes=hashes,
+                pixels=pictures,
+            )  # fmt: skip
             drawn.epoch = epoch
             return drawn
         kept = [Views(train.items, card, view=kind, hashes=hashes) for kind in kinds]
@@ -130,7 +165,21 @@ class ImageFeed(Feed):
 
     def centre(self, items: Sequence[Item], order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Centre views, uint8 (n, 3, h, w)."""
-        return batches(Views(items, self.net.source.card), order, workers=self.settings.workers)
+        views = Views(items, self.net.source.card)
+        return batches(lambda position: self._centre(views, position), order, workers=self.settings.workers)
+
+    def remember(self, items: Sequence[Item]) -> None:
+        """Keep the centre views of as many of the items as the bound allows, from their first use on."""
+        room = _REMEMBERED // math.prod(self.net.source.card.input_size)
+        self._repeated = frozenset(item.name for item in items[:room])
+
+    def _centre(self, views: Views, position: int) -> Tensor:
+        name = views.items[position].name
+        if name not in self._repeated:
+            return views(position)
+        if name not in self._remembered:
+            self._remembered[name] = views(position)
+        return self._remembered[name]
 
     def inputs(self, batch: Tensor, device: torch.device) -> Tensor:
         """Normalised, channels last."""
@@ -139,7 +188,9 @@ class ImageFeed(Feed):
 
     def onto(self, net: TransferNet) -> ImageFeed:
         """The same pictures for a copy of the network."""
-        return ImageFeed(net, self.settings, views=self.views)
+        twin = ImageFeed(net, self.settings, views=self.views, reporter=self.reporter)
+        twin._pictures = self._pictures
+        return twin
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +250,9 @@ class StoredFeed(Feed):
     def inputs(self, batch: Tensor, device: torch.device) -> Tensor:
         """The rows as float32."""
         return batch.to(device, non_blocking=True).float()
+
+    def remember(self, items: Sequence[Item]) -> None:
+        """All rows are kept anyway."""
 
     def onto(self, net: TransferNet) -> StoredFeed:
         """The same rows for a copy of the network."""

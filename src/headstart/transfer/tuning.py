@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from headstart.transfer.engine import Engine
 from headstart.transfer.feeds import Feed, Halted, predict_logits
 from headstart.transfer.groups import Frozen, hold_norms, parameter_groups
 from headstart.transfer.interrupt import Stop
+from headstart.transfer.kernels import kept_memory
 from headstart.transfer.net import TransferNet
 from headstart.transfer.schedule import epoch_order, rate_factor, step_seed
 from headstart.transfer.steps import (
@@ -59,6 +61,7 @@ class Tuned:
     best_epoch: int = 0
     stopped_early: bool = False
     notes: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)  # of what was chosen on the way
 
 
 @dataclass(slots=True)
@@ -122,7 +125,8 @@ class Trainer:
         """
         weights, self.task = weights.to(self.engine.device) if weights is not None else None, task
         own = [self.engine.device] if self.engine.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=own), self.stop.deferred():
+        self.feed.remember(val.items)
+        with self._memory(), torch.random.fork_rng(devices=own), self.stop.deferred():
             at = self._restore(train, val)
             if at.epoch == 0:
                 at = self._end_epoch(at, val)
@@ -177,6 +181,8 @@ class Trainer:
         inputs, goals = mixed(inputs, goals, float(schedule["mixup"]))
         micro = min(int(schedule["accumulate"]), len(inputs))
         parts = list(zip(inputs.tensor_split(micro), goals.tensor_split(micro), strict=True))
+        if self.engine.precision == "auto":
+            self._settle(*parts[0], weights)
         total, correct = torch.zeros((), device=device), torch.zeros((), device=device)
         for number, (x, y) in enumerate(parts):
             last = number == len(parts) - 1
@@ -221,6 +227,17 @@ class Trainer:
         return False
 
     # --- pieces of a step -----------------------------------------------------------------------------------------
+
+    def _settle(self, x: Tensor, y: Tensor, weights: Tensor | None) -> None:
+        """Choose the number format by the first batch of the run."""
+        smoothing = float(self.plan.schedule["label_smoothing"])
+        with lone_images(self.net, len(x)):
+            told = self.engine.settle(
+                self.feed.module,
+                lambda: self.task.loss(self.feed.module(x).float(), y, weights=weights, smoothing=smoothing),
+            )
+        self.result.reasons.append(told)
+        self.reporter.say(told)
 
     def _note_left_out(self, batch: Batch, epoch: int) -> None:
         for entry in batch.skipped:
@@ -298,7 +315,11 @@ class Trainer:
 
     def predict(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 (n, classes) of the centre views and which could be read (n,); see `predict_logits`."""
-        return predict_logits(self.feed, items, engine=self.engine)
+        with self._memory():
+            return predict_logits(self.feed, items, engine=self.engine)
+
+    def _memory(self) -> AbstractContextManager[None]:
+        return kept_memory() if self.engine.device.type == "cpu" else nullcontext()
 
     # --- state --------------------------------------------------------------------------------------------------
 
@@ -321,6 +342,7 @@ class Trainer:
             "at": asdict(at), "history": self.result.history, "notes": self.result.notes,
             "best_epoch": self.result.best_epoch, "best_loss": self.best_loss, "damping": self.damping,
             "fingerprint": self._fingerprint, "machine": self._machine(),
+            "precision": self.engine.precision, "reasons": self.result.reasons,
         }  # fmt: skip
         name = f"epoch-{at.epoch:04d}-step-{at.step:06d}"
         checkpoint.save(self.folder / "checkpoints", name, tensors=tensors, facts=facts)
@@ -331,7 +353,7 @@ class Trainer:
     def _restore(self, train: Samples, val: Samples) -> _At:
         """Where to go on; epoch 0 for a new run."""
         data = [[[item.name for item in s.items], s.labels, s.hashes] for s in (train, val)]
-        own = [self.plan, self.settings.seed, self.net.source.card, self.engine.precision, self.frozen_digest]
+        own = [self.plan, self.settings.seed, self.net.source.card, self.settings.precision, self.frozen_digest]
         self._fingerprint, self._saved = files.hash_json([data, own]), time.monotonic()
         found, notes = checkpoint.load_latest(self.folder / "checkpoints") if self.folder is not None else (None, [])
         for note in notes:
@@ -368,6 +390,7 @@ class Trainer:
         checkpoint.restore_optimizer(self.optimizer, parts["optimizer"])
         self.result.history, self.result.notes = facts["history"], facts["notes"]
         self.result.best_epoch, self.damping = facts["best_epoch"], facts["damping"]
+        self.engine.precision, self.result.reasons = facts["precision"], facts["reasons"]
         self.best_loss = float("inf") if facts["best_loss"] is None else facts["best_loss"]
         return _At(**facts["at"])
 
