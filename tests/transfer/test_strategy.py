@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from headstart.errors import SettingsError
 from headstart.records import Block
 from headstart.settings import Settings
-from headstart.transfer.strategy import Situation, choose, cut_index, frozen_blocks, plan, rates, with_rate
+from headstart.transfer.strategy import (
+    MOST_VIEWS,
+    Situation,
+    choose,
+    cut_index,
+    frozen_blocks,
+    plan,
+    rates,
+    with_rate,
+    with_views,
+)
 
 
 def block(name: str, parameters: int = 10) -> Block:
@@ -187,3 +197,45 @@ def test_a_found_rate_scales_all_in_proportion_and_says_so() -> None:
     assert after.rates["head"] == pytest.approx(0.5)
     assert after.rates["stem"] == pytest.approx(0.05)
     assert "found by a range test" in after.reasons[-1]
+
+
+# --- views at the cut --------------------------------------------------------------------------------------------
+
+
+def viewed(width: int, n: int = 100, **options: Any) -> Any:
+    wanted = Settings.of(**{"strategy": "partial", **options})
+    whole = plan(wanted, Situation(n, 2, BLOCKS))
+    return with_views(whole, wanted, n_train=n, n_items=2 * n, width=width, why_not="it loops")
+
+
+@pytest.mark.parametrize(
+    ("width", "options", "views", "reason"),
+    [
+        (1_000, {"epochs": 3}, 3, "computed once up to the cut: 3"),
+        (1_000, {"epochs": 30}, MOST_VIEWS, "cut: 8 (2 MB"),
+        (1_000, {"epochs": 30, "views": 20}, 20, "as asked"),
+        (1_000, {"epochs": 30, "views": 0}, 0, "as asked"),
+        (0, {"epochs": 30, "views": 4}, 4, "as asked"),
+        (0, {"epochs": 30}, 0, "it loops"),
+        (1_000, {"augment": False}, 1, "every image is computed once"),
+        (1_000, {"augment": False, "views": 5}, 1, "as asked"),
+        (1_000, {"epochs": 30, "cache_size": "3MB"}, 3, "the cut: 3"),
+        (1_000, {"epochs": 30, "cache_size": "2MB"}, 0, "would take 1 MB"),
+        (10_000_000, {"epochs": 30}, 0, "would take 12.0 GB"),
+        (1_000, {"epochs": 1}, 1, "the cut: 1"),
+    ],
+)
+def test_as_many_views_are_kept_as_there_are_epochs_within_bounds(
+    width: int, options: dict[str, Any], views: int, reason: str
+) -> None:
+    found = viewed(width, **options)
+    assert found.schedule["views"] == views
+    assert reason in found.reasons[-1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(width=st.integers(0, 10**8), n=st.integers(1, 10**6), epochs=st.integers(1, 50), augment=st.booleans())
+def test_what_is_kept_by_the_rule_fits_into_half_of_the_bound(width: int, n: int, epochs: int, augment: bool) -> None:
+    views = viewed(width, n, epochs=epochs, augment=augment, cache_size="1GB").schedule["views"]
+    assert 0 <= views <= min(epochs, MOST_VIEWS)
+    assert views == 0 or 8 * n * width + 2 * n * width * views * augment <= 500_000_000

@@ -138,7 +138,8 @@ def with_views(plan: Plan, settings: Settings, *, n_train: int, n_items: int, wi
     views = min(plan.epochs, MOST_VIEWS, fitting) if settings.augment else min(1, fitting)
     if settings.views is not None:
         views = settings.views if settings.augment else min(1, settings.views)
-        reason = f"{views} views of each training image: as asked"
+        kept = f"augmented views of each training image that are kept at the cut: {views}"
+        reason = f"{kept if views else 'what is frozen is computed in every epoch'}, as asked"
     elif not width:
         views, reason = 0, f"what is frozen is computed in every epoch: {why_not}"
     elif views < min(plan.epochs, 2 if settings.augment else 1):
@@ -147,12 +148,10 @@ def with_views(plan: Plan, settings: Settings, *, n_train: int, n_items: int, wi
         )
         views = 0
     elif settings.augment:
-        reason = (
-            f"{views} augmented views of each training image go through the frozen blocks once and are kept "
-            f"({_told(centre + views * one)})"
-        )
+        reason = f"augmented views of each training image that are computed once up to the cut: {views}"
+        reason += f" ({_told(centre + views * one)} with the centre views)"
     else:
-        reason = f"every image goes through the frozen blocks once and is kept ({_told(centre)})"
+        reason = f"every image is computed once up to the cut ({_told(centre)})"
     return replace(plan, schedule={**plan.schedule, "views": views}, reasons=(*plan.reasons, reason))
 
 
