@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -310,6 +312,23 @@ def test_a_failing_export_is_tried_once_and_torch_goes_on(small: Small, monkeypa
     assert "cannot be written as ONNX" in chosen.facts["note"]
     assert chosen.facts["note"].count("cannot be written") == 1
     assert chosen.facts["refused"]["onnxruntime"] == "cannot be written as ONNX"
+
+
+def test_where_the_older_exporter_is_gone_the_other_one_serves(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnx as library
+
+    older, asked = torch.onnx.export, []
+
+    def newer(model: nn.Module, args: Any, *, input_names: list[str], output_names: list[str]) -> Any:
+        file = io.BytesIO()
+        older(model, args, file, dynamo=False, input_names=input_names, output_names=output_names)  # type: ignore[arg-type]
+        asked.append(1)
+        return SimpleNamespace(model_proto=library.load_model_from_string(file.getvalue()))
+
+    monkeypatch.setattr(torch.onnx, "export", newer)
+    chosen = pick(small, engine="onnxruntime")
+    np.testing.assert_allclose(chosen(pictures()), rows_of(small, pictures()), rtol=1e-5)
+    assert asked == [1]
 
 
 class Unexportable(Small):
