@@ -75,21 +75,29 @@ def test_one_worker_and_many_find_the_same(tmp_path: Path) -> None:
 def test_a_bounded_number_of_pictures_is_under_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helpers.fill(tmp_path, {"a": 40, "b": 40})
     started, finished, most, gate = [0], [0], [0], threading.Lock()
+    inside, held = [0], [0]
     real = module._look
 
     def watched(item: Item) -> module._Seen:
         with gate:
             started[0] += 1
-        return real(item)
+            inside[0] += 1
+            held[0] = max(held[0], inside[0])
+        found = real(item)
+        with gate:
+            inside[0] -= 1
+        return found
 
     def progress(done: int, total: int) -> None:
         finished[0] = done
         most[0] = max(most[0], started[0] - done)
 
     monkeypatch.setattr(module, "_look", watched)
+    monkeypatch.setattr(module, "_TOGETHER", 4)
     audit(read(tmp_path), workers=2, progress=progress)
     assert finished[0] == 80
-    assert most[0] <= 8
+    assert held[0] <= 2  # a picture a thread is in memory
+    assert most[0] <= 2 * 2 * 4  # the others wait, or are findings already
 
 
 def test_copies_leaks_and_contradictions_are_told(tmp_path: Path) -> None:
