@@ -19,7 +19,7 @@ from headstart.files import hash_file, home
 from headstart.progress import Silent
 from headstart.records import Card, FileOrigin, Item, MemoryOrigin
 
-CARD = Card("any", input_size=(3, 16, 16), crop_pct=1.0)  # pictures of 18 pixels are trained on
+CARD = Card("any", input_size=(3, 16, 16), crop_pct=1.0)  # pictures of 21 pixels are trained on
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +57,8 @@ def test_shrinking_keeps_the_proportions_and_never_enlarges(tall: int, wide: int
 
 
 def test_what_is_trained_on_is_above_the_size_of_evaluation() -> None:
-    assert training_side(CARD) == 18
-    assert training_side(Card("any")) == round(1.15 * 256)
+    assert training_side(CARD) == 21
+    assert training_side(Card("any")) == round(1.3 * 256)
 
 
 def test_pixels_are_the_same_cold_warm_half_filled_and_without_a_store(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_another_training_size_has_pictures_of_its_own(tmp_path: Path) -> None:
     items, hashes = photos(tmp_path / "photos", 2)
     read(Pictures(items, CARD, hashes=hashes), 2)
     larger = Pictures(items, Card("any", input_size=(3, 20, 20), crop_pct=1.0), hashes=hashes)
-    assert min(read(larger, 2)[1].shape[:2]) == 23
+    assert min(read(larger, 2)[1].shape[:2]) == 26
     assert larger.decoded == 2
 
 
@@ -160,7 +160,7 @@ def test_arrays_in_memory_are_shrunk_and_not_kept_and_bytes_are(tmp_path: Path) 
     items = [Item("array", MemoryOrigin(array), 0), Item("bytes", MemoryOrigin(buffer.getvalue()), 0)]
     hashes = ["1" * 64, "2" * 64]
     one, two = read(made := Pictures(items, CARD, hashes=hashes), 2)
-    assert one.shape == (18, 27, 3)
+    assert one.shape == (21, 32, 3)
     assert (one == two).all()
     made.refresh()
     assert made._found is not None

@@ -24,10 +24,12 @@ from headstart.records import Card, Item, MemoryOrigin
 
 __all__ = ["HEADROOM", "Pictures", "shrunk", "training_side"]
 
-HEADROOM = 1.15
-"""How much longer than the short side of evaluation (before its crop) the short side of a kept picture is.
+HEADROOM = 1.3
+"""How much longer than evaluation's short side (before its crop) the short side of a kept picture is.
 
-Random crops are taken from it, so it must be above the training size; each tenth more costs a fifth more disk.
+Five of six random crops of at least 35 % of the area are then still shrunk to the input, not enlarged. Measured on
+photos of 500 x 375 pixels for an input of 224: features of a crop from the kept picture lie from those of the same crop
+of the original 16 % as far as another crop's do (1.15: 26 %, 1.6: 2 %), for 0.45 MB a picture (1.15: 0.35, 1.6: 0.52).
 """
 
 _VERSION = 1  # part of the key: raised when `shrunk` gives other pixels
