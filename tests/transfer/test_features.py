@@ -24,7 +24,7 @@ from headstart.records import Card, FileOrigin, Item, MemoryOrigin
 from headstart.sources import open_source
 from headstart.sources.base import Source, evaluating
 from headstart.sources.cutting import cut_source
-from headstart.transfer import _shelf, features
+from headstart.transfer import _shelf, _writer, features
 from headstart.transfer.features import Pass, Runners, embed, harmless, row_key, source_key
 from headstart.transfer.runner import Runner
 
@@ -254,7 +254,8 @@ def test_a_store_that_cannot_be_written_is_told_and_the_run_goes_on(
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("tempfile.mkstemp", refuse)
-    monkeypatch.setattr(features, "_SHARD_ROWS", 4)
+    monkeypatch.setattr(_writer, "_SHARD_ROWS", 4)
+    monkeypatch.setattr(_writer, "_SECONDS", 0.0)
     reporter = Noting()
     found = embed(toy, items, hashes=hashes(items), reporter=reporter, how=Pass(batch_size=4))
     assert found.computed == 11
@@ -281,7 +282,8 @@ def test_damage_in_a_store_that_cannot_be_written_is_passed_over(
 def test_what_was_finished_before_a_crash_is_kept(
     toy: Source, items: list[Item], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "_SHARD_ROWS", 4)
+    monkeypatch.setattr(_writer, "_SHARD_ROWS", 4)
+    monkeypatch.setattr(_writer, "_SECONDS", 0.0)
     known = hashes(items)
     plain, calls = Runner.__call__, list[int]()
 

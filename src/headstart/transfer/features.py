@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,10 @@ from headstart.progress import Reporter, Silent
 from headstart.records import Item, Skipped
 from headstart.sources.base import Source
 from headstart.transfer._shelf import Choice, Pass, Runners, Shelf, harmless, row_key, source_key
+from headstart.transfer._writer import Writer
 from headstart.transfer.runner import Runner
 
 __all__ = ["Features", "Pass", "Rows", "Runners", "embed", "harmless", "row_key", "source_key"]
-
-_SHARD_ROWS = 2048  # computed rows that a kill may cost
-_SHARD_BYTES = 64 << 20
 
 
 class Rows:
@@ -124,7 +122,7 @@ class _Embedding:
         self.skipped: list[Skipped] = []
         self.failed = np.zeros(len(items), dtype=bool)
         self.leader = np.arange(len(items))  # the position whose row this one shares
-        self.pending: list[tuple[np.ndarray, np.ndarray]] = []  # positions and rows that are not on disk yet
+        self.writer: Writer | None = None
         self.passing: tempfile.TemporaryDirectory[str] | None = None
         self.rounding: float | None = None
         self.computed = 0
@@ -160,8 +158,13 @@ class _Embedding:
             self.reporter.note(f"{damaged} damaged rows of kept features are dropped and computed again")
         if choices:
             self._start(choices[0])
-        while len(turn := self._turn()):  # one round, and another for the twins of files that could not be read
-            self._compute(turn, choices)
+        try:
+            while len(turn := self._turn()):  # one round, and another for the twins of files that could not be read
+                self._compute(turn, choices)
+            self._written(lambda writer: writer.close())
+        finally:
+            if self.writer is not None:
+                self.writer.stop()
         facts = dict(self.runner.facts) if self.runner is not None else {}
         if self.identity:
             facts = {**facts, "identity": self.identity, "dtype": self.dtype}
@@ -192,7 +195,6 @@ class _Embedding:
                         self._settle(batch.images, len(turn), choices)
                     self._add(turn[batch.index], batch.images)
                 bar.advance(len(batch.index) + len(batch.skipped))
-            self._flush()
         self.failed[turn[~self.have[turn]]] = True
         twins = np.flatnonzero(~self.have & self.have[self.leader])
         if self.matrix is not None:
@@ -251,11 +253,9 @@ class _Embedding:
             self.matrix[positions] = rows
         self.have[positions] = True
         self.computed += len(positions)
-        if self.store is not None:
-            self.pending.append((positions, rows))
-            waiting = sum(len(part) for part, _ in self.pending)
-            if waiting >= _SHARD_ROWS or waiting * rows[:1].nbytes >= _SHARD_BYTES:
-                self._flush()
+        if self.store is not None and self.writer is None:
+            self.writer = Writer(self.store)
+        self._written(lambda writer: writer.add([self.keys[int(i)] for i in positions], rows))
 
     def _prepare(self, rows: np.ndarray) -> None:
         """With the first rows: their width and dtype are known, and where they go."""
@@ -283,20 +283,18 @@ class _Embedding:
         key = {"dtype": self.dtype}
         return ArrayStore(key, kind="features", folder=Path(self.passing.name) / "rows", bound=sys.maxsize)
 
-    def _flush(self) -> None:
-        """Keep the waiting rows; at the head a store that cannot be written costs the next run time, not this one."""
-        if self.store is None or not self.pending:
+    def _written(self, work: Callable[[Writer], None]) -> None:
+        """Write rows; at the head a store that cannot be written costs the next run time, not this one."""
+        if self.writer is None:
             return
-        positions = np.concatenate([part for part, _ in self.pending])
-        rows = np.concatenate([part for _, part in self.pending])
-        self.pending = []
         try:
-            self.store.put([self.keys[int(i)] for i in positions], rows)
+            work(self.writer)
         except OutputError as error:
             if self.lazy:
                 raise
             self.reporter.note(f"features are not kept for later runs: {error}")
-            self.store, self.keeping = None, False
+            self.writer.stop()
+            self.writer, self.store, self.keeping = None, None, False
 
     def _rows(self) -> np.ndarray | Rows:
         if self.matrix is not None:
