@@ -182,6 +182,18 @@ def test_features_from_the_store_change_nothing(split_shapes: Path) -> None:
     assert stable(fresh) == stable(stored)
 
 
+def test_another_head_other_folds_and_another_strategy_compute_no_feature_anew(split_shapes: Path) -> None:
+    headstart.fit(split_shapes, **FROZEN)
+    for options in (
+        {**FROZEN, "head": "ridge", "folds": 3},
+        {**FROZEN, "seed": 1, "views": 0},
+        {"source": "toy", "strategy": "discriminative", "epochs": 1},
+    ):
+        work = headstart.fit(split_shapes, **options).run["work"]
+        assert work["features_computed"] == 0, options
+        assert work["features_reused"] > 0, options
+
+
 def test_hash_seed_workers_and_another_process_change_nothing(split_shapes: Path, tmp_path: Path) -> None:
     code = "import sys, headstart, json; headstart.fit(sys.argv[1], sys.argv[2], workers=0, **json.loads(sys.argv[3]))"
     call = [sys.executable, "-c", code, str(split_shapes), str(tmp_path / "other"), json.dumps(TUNED)]
