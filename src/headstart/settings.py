@@ -128,8 +128,9 @@ class Settings:
 
     views: int | None = option(
         None,
-        "Augmented views of each training image for heads on frozen features, kept where cross-validation prefers "
-        "them; default: 2 for at most 1,000 training images, else 0.",
+        "Augmented views of each training image that are computed once. frozen: offered to the head, default 2 for at "
+        "most 1,000 training images, else 0. partial: kept at the cut, default one an epoch and 8 at most; 0 draws "
+        "new ones and computes the frozen part in every epoch.",
         low=0,
         panel="Augmentation",
     )
