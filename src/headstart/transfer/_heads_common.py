@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from headstart.data.splits import folds
 from headstart.errors import DataError, SettingsError
+from headstart.transfer._heads_pool import spread
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +22,7 @@ __all__ = [
     "Scaler",
     "absent_logit",
     "accuracy_and_loss",
+    "blocks",
     "checked",
     "fold_pairs",
     "linear_layer",
@@ -32,6 +34,18 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 _ROTATION_LIMIT = 4096  # beyond this rank the eigendecomposition costs more than it saves
+_BLOCK = 1 << 21  # numbers worked on at once, so that no whole copy of the features is made in passing
+
+
+def blocks(n: int, width: int) -> Iterator[slice]:
+    """Slices that cover n rows (or columns) of `width` numbers, some millions of numbers at a time."""
+    height = _height(width)
+    for first in range(0, n, height):
+        yield slice(first, min(first + height, n))
+
+
+def _height(width: int) -> int:
+    return max(1, _BLOCK // max(width, 1))
 
 
 def checked(X: Array, y: Array, n_classes: int) -> tuple[Array, Array]:
@@ -41,8 +55,8 @@ def checked(X: Array, y: Array, n_classes: int) -> tuple[Array, Array]:
         raise DataError(f"features of shape {X.shape} do not fit {len(y)} labels")
     if len(y) == 0:
         raise DataError("there is no item to train a head on")
-    if not np.isfinite(X).all():
-        rows = int((~np.isfinite(X).all(axis=1)).sum())
+    rows = sum(int((~np.isfinite(X[part]).all(axis=1)).sum()) for part in blocks(*X.shape))
+    if rows:
         raise DataError(f"the features of {rows} items are not finite", remedy="Check the source's weights")
     if n_classes < 1 or y.min() < 0 or y.max() >= n_classes:
         raise DataError(f"labels must lie between 0 and {n_classes - 1}, got {y.min()} to {y.max()}")
@@ -86,15 +100,22 @@ class Scaler:
         factor for all makes the mean variance 1, so that strengths stay comparable with those on standardised
         features. A feature that does not vary is divided by 1.
         """
-        mean = X.mean(axis=0, dtype=np.float64)
-        std = X.std(axis=0, dtype=np.float64)
-        varies = std > 1e-6 * np.abs(X).max(axis=0)  # rounding noise around a constant is no information
+        n, d = X.shape
+        mean, square, largest = np.zeros(d), np.zeros(d), np.zeros(d, dtype=np.float32)
+        for rows in blocks(n, d):
+            mean += X[rows].sum(axis=0, dtype=np.float64) / n
+        for rows in blocks(n, d):
+            square += np.square(X[rows] - mean).sum(axis=0)
+            np.maximum(largest, np.maximum(X[rows].max(axis=0), -X[rows].min(axis=0)), out=largest)
+        std = np.sqrt(square / n)
+        varies = std > 1e-6 * largest  # rounding noise around a constant is no information
         divisor = np.sqrt(std * std[varies].mean()) if varies.any() else std
         return cls(mean.astype(np.float32), np.where(varies, divisor, 1.0).astype(np.float32))
 
     def __call__(self, X: Array) -> Array:
         """Scaled features, float32."""
-        scaled: Array = (X - self.mean) / self.divisor
+        scaled: Array = X - self.mean
+        scaled /= self.divisor
         return scaled
 
     def fold(self, weight: Array, bias: Array) -> tuple[Array, Array]:
@@ -105,33 +126,95 @@ class Scaler:
 
 @dataclass(frozen=True)
 class Rotated:
-    """Features in their principal axes: `Z` [n, r] = X @ `basis` [d, r], `power` [r] the squared singular values.
+    """Scaled features in their principal axes: `Z` [n, r], `power` [r] the squared singular values.
 
     The weights of an L2-regularised linear model lie in the row space of X, and rotations keep their norm: a fit
-    on Z is the fit on X, exactly. `basis` None stands for no rotation.
+    on Z is the fit on the scaled X, exactly.
     """
 
     Z: Array
-    basis: Array | None
     power: Array
+    _weight: Callable[[Array], Array]
 
     def weight(self, W: Array) -> Array:
-        """Weights [r, k] on Z → weights [k, d] on X."""
-        return (W if self.basis is None else self.basis @ W).T
+        """Weights [k, r] on Z → weights [k, d] on scaled features."""
+        return self._weight(W)
 
 
-def rotate(X: Array) -> Rotated:
-    """Turn centred features [n, d] into their principal axes, by the smaller of the two Gram matrices."""
+def rotate(X: Array, scaler: Scaler, *, order: Array | None = None) -> Rotated:
+    """Scale features [n, d], turn them into their principal axes and put the rows in `order`.
+
+    Z is the only copy of the features. The smaller of the two Gram matrices is decomposed; too large ones are not,
+    and Z is then the scaled features themselves.
+    """
     n, d = X.shape
+    order = np.arange(n) if order is None else order
     if min(n, d) > _ROTATION_LIMIT:
-        return Rotated(X, None, np.full(d, float(np.square(X, dtype=np.float32).sum(dtype=np.float64) / d)))
-    wide = n < d
-    exact = X.astype(np.float64)
-    power, vectors = np.linalg.eigh(exact @ exact.T if wide else exact.T @ exact)
+        Z = _room(n, d)
+        for rows in blocks(n, d):
+            Z[rows] = scaler(X[order[rows]])
+        return Rotated(Z, np.full(d, sum(float(np.vdot(Z[rows], Z[rows])) for rows in blocks(n, d)) / d), lambda W: W)
+    return _by_rows(X, scaler, order) if n < d else _by_columns(X, scaler, order)
+
+
+def _room(n: int, d: int) -> Array:
+    """Space for n rows float32 that begins where torch likes it: the last bits of a product may depend on that."""
+    import torch
+
+    room: Array = torch.empty(n, d).numpy()
+    return room
+
+
+def _by_columns(X: Array, scaler: Scaler, order: Array) -> Rotated:
+    """The rotation of at least as many rows as features."""
+    import torch
+
+    n, d = X.shape
+
+    def scaled(rows: slice) -> torch.Tensor:
+        part = _room(rows.stop - rows.start, d)
+        part[:] = scaler(X[order[rows]])
+        return torch.from_numpy(part)
+
+    def product(rows: slice) -> torch.Tensor:
+        part = scaled(rows)
+        return part.T @ part
+
+    gram = torch.zeros(d, d, dtype=torch.float64)
+    for found in spread(product, blocks(n, d)):
+        gram += found
+    power, basis = torch.linalg.eigh(gram)
+    Z, turn = _room(n, d), basis.float()
+
+    def turned(rows: slice) -> None:
+        torch.mm(scaled(rows), turn, out=torch.from_numpy(Z)[rows])
+
+    list(spread(turned, blocks(n, d)))
+    return Rotated(Z, power.clamp_(min=0).numpy(), lambda W: (torch.from_numpy(W) @ basis.T).numpy())
+
+
+def _by_rows(X: Array, scaler: Scaler, order: Array) -> Rotated:
+    """The rotation of fewer rows than features; axes without power, of which there is one at least, are left out."""
+    import torch
+
+    n, d = X.shape
+    gram = torch.zeros(n, n, dtype=torch.float64)
+    for columns in blocks(d, n):
+        part = torch.tensor(Scaler(scaler.mean[columns], scaler.divisor[columns])(X[:, columns])).double()
+        gram += part @ part.T
+    power, vectors = (found.numpy() for found in torch.linalg.eigh(gram))
     keep = power > max(float(power[-1]), 0.0) * 1e-10
     power, vectors = power[keep], vectors[:, keep]
-    basis = (exact.T @ (vectors / np.sqrt(power)) if wide else vectors).astype(np.float32)
-    return Rotated(np.ascontiguousarray(X @ basis), basis, power)
+
+    def weight(W: Array) -> Array:
+        shares, total = torch.tensor((W / np.sqrt(power)) @ vectors.T), torch.zeros(len(W), d, dtype=torch.float64)
+        for rows in blocks(n, d):
+            total += shares[:, rows] @ torch.tensor(scaler(X[rows])).double()
+        return total.numpy()
+
+    Z = _room(n, len(power))
+    Z[:] = (vectors * np.sqrt(power))[order]
+    return Rotated(Z, power, weight)
 
 
 def fold_pairs(y: Array, k: int, *, seed: int, groups: Sequence[Any] | None = None) -> list[tuple[Array, Array]]:

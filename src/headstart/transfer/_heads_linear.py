@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,15 @@ from headstart.transfer._heads_common import (
     rotate,
     temperature,
 )
-from headstart.transfer._heads_solver import Linear, solve
+from headstart.transfer._heads_pool import pooled
+from headstart.transfer._heads_solver import Fits, Parts, solve
 
-__all__ = ["LINEAR_KINDS", "fit_linear"]
+__all__ = ["LINEAR_KINDS", "fit_linear", "linear_curve", "lowest"]
+
+_NEAR, _CLOSE, _EXACT = 1e-4, 1e-5, 1e-8  # nats: to compare strengths, to report answers, to keep weights
+_FINEST = 1e-13  # nats, where float64 is used
+_COLUMNS = 512  # answers of one row computed at once: beyond this many another fit costs as much as its own product
+_SMALL = 1 << 20  # numbers of features that are fitted closely in float64
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class Kind:
     name: str
     grid: tuple[float, ...]
     folds: int  # never fewer than this many
+    start: int  # the place in the grid where the search begins
     tempered: bool  # answers are no log odds: a temperature, fitted on held-out answers, makes them so
 
     def penalty(self, strength: float, *, n: int, n_classes: int) -> float:
@@ -41,39 +48,64 @@ class Kind:
 
 
 LINEAR_KINDS = {
-    "linear": Kind("softmax", "C", tuple(10.0 ** (e / 2) for e in range(-8, 5)), 2, False),
-    "svm": Kind("hinge", "C", tuple(10.0**e for e in range(-2, 3)), 10, True),
-    "ridge": Kind("square", "alpha", tuple(10.0 ** (e / 2) for e in range(12, -3, -1)), 2, True),
+    "linear": Kind("softmax", "C", tuple(10.0 ** (e / 2) for e in range(-8, 5)), 2, 4, False),
+    "svm": Kind("hinge", "C", tuple(10.0**e for e in range(-2, 3)), 10, 2, True),
+    "ridge": Kind("square", "alpha", tuple(10.0 ** (e / 2) for e in range(12, -3, -1)), 2, 6, True),
 }
 
 
 class _Problem:
-    """Scaled, rotated training items of the classes that occur."""
+    """Scaled, rotated training items of the classes that occur, in sections: the parts that fits see or leave out."""
 
-    def __init__(self, kind: Kind, X: Array, y: Array, *, n_classes: int) -> None:
-        self.kind, self.y, self.n_classes = kind, y, n_classes
-        self.scaler = Scaler.of(X)
-        scaled = self.scaler(X)
-        self.unit = np.float32(np.sqrt(X.shape[1])) if kind.loss == "hinge" else np.float32(1.0)
-        self.rotated: Rotated = rotate(scaled / self.unit)
+    def __init__(self, kind: Kind, X: Array, y: Array, *, n_classes: int, sections: Sequence[Array]) -> None:
+        self.kind, self.n_classes, self.sections = kind, n_classes, sections
+        self.order = np.concatenate(sections)
+        self.bounds = np.cumsum([0, *(len(part) for part in sections)])
+        self.present, self.y = np.unique(y[self.order], return_inverse=True)
+        scaler = Scaler.of(X)
+        unit = np.float32(np.sqrt(X.shape[1])) if kind.loss == "hinge" else np.float32(1.0)
+        self.scaler = Scaler(scaler.mean, scaler.divisor * unit)
+        self.rotated: Rotated = rotate(X, self.scaler, order=self.order)
 
-    def fit(self, rows: Array, strength: float, start: Linear | None = None) -> tuple[Linear, Array]:
-        """Fit on some rows; gives the answers of the present classes and which classes are present."""
-        present = np.unique(self.y[rows])
-        Y = (self.y[rows][:, None] == present).astype(np.float32)
-        penalty = self.kind.penalty(strength, n=len(rows), n_classes=len(present))
-        share = len(rows) / len(self.y)
-        Z = self.rotated.Z[rows] if share < 1 else self.rotated.Z
-        exact = len(rows) == len(self.y)
-        power = self.rotated.power * share
-        model = solve(Z, Y, loss=self.kind.loss, penalty=penalty, power=power, start=start, exact=exact)
-        return model, present
+    def parts(self, sees: Array) -> Parts:
+        """Fits that see these sections."""
+        return Parts(self.rotated.Z, self.y, len(self.present), self.bounds, sees, self.rotated.power)
 
-    def spread(self, answers: Array, present: Array, n: int) -> Array:
-        """Answers [m, present] → logits [m, n_classes], centred; an absent class never wins ."""
+    def fit(self, sees: Array, strength: float, *, start: Array | None = None, tolerance: float) -> Fits:
+        """A fit for each row of `sees` [fits, sections], to `tolerance` nats; as many side by side as pay."""
+        parts, step = self.parts(sees), max(1, _COLUMNS // len(self.present))
+        if tolerance <= _EXACT and parts.Z.size <= _SMALL:
+            parts, tolerance = parts.wide(), _FINEST
+        classes = len(self.present) - parts.absent().sum(axis=1)
+        penalty = np.array(
+            [
+                self.kind.penalty(strength, n=int(n), n_classes=int(k))
+                for n, k in zip(parts.counts, classes, strict=True)
+            ]
+        )
+        found = []
+        for i in range(0, len(sees), step):
+            some = slice(i, i + step)
+            begin = None if start is None else start[some]
+            found.append(
+                solve(parts.only(some), loss=self.kind.loss, penalty=penalty[some], start=begin, tolerance=tolerance).A
+            )
+        return Fits(np.concatenate(found))
+
+    def spread(self, answers: Array, seen: Array, n: int) -> Array:
+        """Answers [m, present] → logits [m, n_classes], centred over the `seen` classes; an unseen class never wins."""
         logits = np.full((len(answers), self.n_classes), absent_logit(n), dtype=np.float32)
-        logits[:, present] = answers - answers.mean(axis=1, keepdims=True)
+        known = answers[:, seen]
+        logits[:, self.present[seen]] = known - known.mean(axis=1, keepdims=True)
         return logits
+
+    def layer(self, A: Array, divisor: float, n: int) -> tuple[Array, Array]:
+        """One fit [present, r + 1] on n items → weight [n_classes, d] and bias [n_classes] on raw features."""
+        A = (A - A.mean(axis=0)) / divisor
+        weight = np.zeros((self.n_classes, self.scaler.mean.size))
+        bias = np.full(self.n_classes, absent_logit(n))
+        weight[self.present], bias[self.present] = self.rotated.weight(A[:, :-1]), A[:, -1]
+        return self.scaler.fold(weight, bias)
 
 
 def fit_linear(
@@ -88,64 +120,114 @@ def fit_linear(
     fixed: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Choose the strength by cross-validation, fit on all items and fold the scaler in; FittedHead's fields."""
-    how = LINEAR_KINDS[kind]
-    problem = _Problem(how, X, y, n_classes=n_classes)
-    if how.name in fixed:
-        chosen, oof, search = {how.name: float(fixed[how.name])}, None, list[dict[str, Any]]()
-        if how.tempered:
-            chosen["temperature"] = float(fixed.get("temperature", 1.0))
-    else:
-        chosen, oof, search = _search(problem, folds=max(folds, how.folds), seed=seed, groups=groups)
-    weight, bias = _whole(problem, chosen[how.name], chosen.get("temperature", 1.0))
+    with pooled():
+        return _fit(LINEAR_KINDS[kind], X, y, n_classes=n_classes, seed=seed, folds=folds, groups=groups, fixed=fixed)
+
+
+def _fit(
+    how: Kind,
+    X: Array,
+    y: Array,
+    *,
+    n_classes: int,
+    seed: int,
+    folds: int,
+    groups: Sequence[Any] | None,
+    fixed: Mapping[str, Any],
+) -> dict[str, Any]:
+    pairs = [] if how.name in fixed else fold_pairs(y, max(folds, how.folds), seed=seed, groups=groups)
+    problem = _Problem(how, X, y, n_classes=n_classes, sections=[held for _, held in pairs] or [np.arange(len(y))])
+    chosen: dict[str, float] = {how.name: float(fixed.get(how.name, how.grid[len(how.grid) // 2]))}
+    if how.tempered and how.name in fixed:
+        chosen["temperature"] = float(fixed.get("temperature", 1.0))
+    oof, search, start = None, list[dict[str, Any]](), None
+    if pairs:
+        chosen, oof, search, start = _search(problem)
+    sees = np.ones((1, len(problem.sections)), dtype=bool)
+    whole = problem.fit(sees, chosen[how.name], start=start, tolerance=_EXACT)
+    weight, bias = problem.layer(whole.A[0], chosen.get("temperature", 1.0), len(y))
     return {"arrays": {"weight": weight, "bias": bias}, "chosen": chosen, "oof": oof, "search": search}
 
 
-def _whole(problem: _Problem, strength: float, divisor: float) -> tuple[Array, Array]:
-    """The layer on raw features, fitted on all items: weight [n_classes, d] and bias [n_classes]."""
-    model, present = problem.fit(np.arange(len(problem.y)), strength)
-    W = (model.W - model.W.mean(axis=1, keepdims=True)) / np.float32(divisor)
-    b = (model.b - model.b.mean()) / np.float32(divisor)
-    weight = np.zeros((problem.n_classes, problem.scaler.mean.size), dtype=np.float32)
-    bias = np.full(problem.n_classes, absent_logit(len(problem.y)), dtype=np.float32)
-    weight[present], bias[present] = problem.rotated.weight(W) / problem.unit, b
-    return problem.scaler.fold(weight, bias)
+@dataclass(frozen=True)
+class _Trial:
+    """One strength on all folds: its row of the search, the left-out logits (in order of the sections), the weights."""
+
+    row: dict[str, float]
+    logits: Array
+    A: Array
 
 
-def _search(
-    problem: _Problem, *, folds: int, seed: int, groups: Sequence[Any] | None
-) -> tuple[dict[str, float], Array | None, list[dict[str, Any]]]:
-    """The strength (and temperature) with the least out-of-fold log loss, its logits and a row for every candidate.
+def _try(problem: _Problem, strength: float, *, start: Array | None, tolerance: float) -> _Trial:
+    """Fit every fold at one strength and judge it on the items left out."""
+    sees = ~np.eye(len(problem.sections), dtype=bool)
+    parts, fits = problem.parts(sees), problem.fit(sees, strength, start=start, tolerance=tolerance)
+    unseen, y = parts.absent(), problem.present[problem.y]
+    logits, known = np.empty((len(y), problem.n_classes), dtype=np.float32), np.zeros(len(y), dtype=bool)
+    for i in range(len(sees)):
+        out = slice(int(problem.bounds[i]), int(problem.bounds[i + 1]))
+        logits[out] = problem.spread(fits.answers(parts.Z[out], i), ~unseen[i], int(parts.counts[i]))
+        known[out] = ~unseen[i][problem.y[out]]  # nobody could tell a class that the train part lacks
+    row = {problem.kind.name: strength}
+    if problem.kind.tempered:
+        row["temperature"] = temperature(logits[known], y[known])
+        logits /= np.float32(row["temperature"])
+    accuracy, loss = accuracy_and_loss(logits[known], y[known])
+    return _Trial({**row, "accuracy": accuracy, "log_loss": loss}, logits, fits.A)
 
-    The candidates go from strong to weak, each starting from the one before; far behind the best the walk ends.
+
+def _search(problem: _Problem) -> tuple[dict[str, float], Array, list[dict[str, float]], Array]:
+    """The strength (and temperature) of least out-of-fold log loss, its logits, a row a trial, weights to start from.
+
+    Each trial starts from the weights of the best or the last one, whichever is nearer, and stops where its loss has
+    settled to some 1e-4; only the chosen one is fitted closely.
     """
-    kind, y = problem.kind, problem.y
-    pairs = fold_pairs(y, folds, seed=seed, groups=groups)
-    if not pairs:
-        return {kind.name: kind.grid[len(kind.grid) // 2]}, None, []
-    starts: list[Linear | None] = [None] * len(pairs)
-    chosen: dict[str, float] = {}
-    search: list[dict[str, Any]] = []
-    best: Array | None = None
-    for strength in kind.grid:
-        logits, known = np.empty((len(y), problem.n_classes), dtype=np.float32), np.zeros(len(y), dtype=bool)
-        for i, (train, out) in enumerate(pairs):
-            model, present = problem.fit(train, strength, starts[i])
-            starts[i] = model
-            logits[out] = problem.spread(model(problem.rotated.Z[out]), present, len(train))
-            known[out] = np.isin(y[out], present)  # nobody could tell a class that the train part lacks
-        row = {kind.name: strength}
-        if kind.tempered:
-            row["temperature"] = temperature(logits[known], y[known])
-            logits /= np.float32(row["temperature"])
-        accuracy, loss = accuracy_and_loss(logits[known], y[known])
-        search.append({**row, "accuracy": accuracy, "log_loss": loss})
-        if best is None or loss < min(entry["log_loss"] for entry in search[:-1]):
-            chosen, best = row, logits
-        elif _hopeless([entry["log_loss"] for entry in search]):
-            break
-    return chosen, best, search
+    grid, rows, weights = problem.kind.grid, dict[int, dict[str, float]](), dict[int, Array]()
+
+    def loss(place: int) -> float:
+        near = min(weights, key=lambda other: abs(other - place), default=None)
+        start = None if near is None else weights[near]
+        trial = _try(problem, grid[place], start=start, tolerance=_NEAR)
+        rows[place], weights[place] = trial.row, trial.A
+        best = min(rows, key=lambda other: (rows[other]["log_loss"], other))
+        for other in set(weights) - {place, best}:
+            del weights[other]
+        return trial.row["log_loss"]
+
+    best = lowest(len(grid), loss, start=problem.kind.start)
+    trial = _try(problem, grid[best], start=weights[best], tolerance=_CLOSE)
+    rows[best], oof = trial.row, np.empty_like(trial.logits)
+    oof[problem.order] = trial.logits
+    chosen = {name: trial.row[name] for name in (problem.kind.name, "temperature") if name in trial.row}
+    return chosen, oof, [rows[place] for place in sorted(rows)], trial.A.mean(axis=0, keepdims=True)
 
 
-def _hopeless(losses: list[float]) -> bool:
-    """Whether the last three losses rose, to 10 % above the least one."""
-    return len(losses) > 3 and losses[-3] < losses[-2] < losses[-1] and losses[-1] > 1.1 * min(losses)
+def lowest(count: int, loss: Callable[[int], float], *, start: int) -> int:
+    """The place of 0 .. count - 1 with the least loss, which falls and rises once; few places are asked.
+
+    From `start` in steps of two until both neighbours are worse, then in steps of one, first towards the better side.
+    """
+    losses = {start: loss(start)}
+    for stride in (2, 1):
+        while True:
+            best = min(losses, key=lambda place: (losses[place], place))
+            sides = [place for place in (best - stride, best + stride) if 0 <= place < count and place not in losses]
+            if not sides:
+                break
+            side = min(sides, key=lambda place: losses.get(2 * place - best, np.inf))
+            losses[side] = loss(side)
+    return best
+
+
+def linear_curve(
+    kind: str, X: Array, y: Array, *, n_classes: int, fixed: Mapping[str, Any], sections: Sequence[Array]
+) -> list[tuple[Array, Array]]:
+    """The layers (weight, bias on raw features) fitted on the first section, the first two, ... and all of them.
+
+    All are scaled and turned as the whole is, and fitted side by side.
+    """
+    how, divisor = LINEAR_KINDS[kind], float(fixed.get("temperature", 1.0))
+    with pooled():
+        problem = _Problem(how, X, y, n_classes=n_classes, sections=sections)
+        fits = problem.fit(np.tri(len(sections), dtype=bool), float(fixed[how.name]), tolerance=_CLOSE)
+        return [problem.layer(A, divisor, int(n)) for A, n in zip(fits.A, problem.bounds[1:], strict=True)]

@@ -15,7 +15,7 @@ fitted on held-out answers, so that their softmax can be read as probabilities.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,9 @@ import numpy as np
 
 from headstart.errors import SettingsError, did_you_mean
 from headstart.settings import HEADS
-from headstart.transfer._heads_common import Array, accuracy_and_loss, checked, linear_layer
+from headstart.transfer._heads_common import Array, accuracy_and_loss, blocks, checked, linear_layer
 from headstart.transfer._heads_knn import fit_knn, knn_logits, knn_module
-from headstart.transfer._heads_linear import fit_linear
+from headstart.transfer._heads_linear import LINEAR_KINDS, fit_linear, linear_curve
 from headstart.transfer._heads_mlp import fit_mlp, mlp_logits, mlp_module, train_mlp
 
 if TYPE_CHECKING:
@@ -62,8 +62,10 @@ class FittedHead:
             return knn_logits(self.arrays, X)
         if self.kind == "mlp":
             return mlp_logits(self.arrays, X)
-        wide = X.astype(np.float64) @ self.arrays["weight"].T.astype(np.float64)  # so that no row feels its company
-        answers: Array = (wide + self.arrays["bias"]).astype(np.float32)
+        weight, bias = self.arrays["weight"].T.astype(np.float64), self.arrays["bias"]
+        answers = np.empty((len(X), len(bias)), dtype=np.float32)
+        for rows in blocks(len(X), max(weight.shape)):
+            answers[rows] = X[rows].astype(np.float64) @ weight + bias  # wide, so that no row feels its company
         return answers
 
     def module(self) -> nn.Module:
@@ -140,23 +142,37 @@ def learning_curve(
     """
     X, y = checked(X, y, n_classes)
     X_val, y_val = np.asarray(X_val, dtype=np.float32), np.asarray(y_val).astype(np.int64)
-    rank, size = _ranks(y, seed)
-    points: dict[int, dict[str, Any]] = {}
-    for fraction in FRACTIONS:
-        rows = np.flatnonzero(rank < np.ceil(fraction * size - 1e-9))
-        if len(rows) in points:
-            continue
-        head = fit_head(kind, X[rows], y[rows], n_classes=n_classes, seed=seed, fixed=fixed)
+    points = []
+    for rows, head in _grown(kind, X, y, n_classes=n_classes, fixed=fixed, seed=seed):
         train_accuracy, train_loss = accuracy_and_loss(head.logits(X[rows]), y[rows])
         val_accuracy, val_loss = accuracy_and_loss(head.logits(X_val), y_val)
-        points[len(rows)] = {
-            "x": len(rows),
-            "train_accuracy": train_accuracy,
-            "val_accuracy": val_accuracy,
-            "train_loss": train_loss,
-            "val_loss": val_loss,
-        }
-    return list(points.values())
+        points.append(
+            {
+                "x": len(rows),
+                "train_accuracy": train_accuracy,
+                "val_accuracy": val_accuracy,
+                "train_loss": train_loss,
+                "val_loss": val_loss,
+            }
+        )
+    return points
+
+
+def _grown(
+    kind: str, X: Array, y: Array, *, n_classes: int, fixed: Mapping[str, Any], seed: int
+) -> Iterator[tuple[Array, FittedHead]]:
+    """Growing rows, and the head fitted on them; the linear heads are fitted side by side."""
+    rank, size = _ranks(y, seed)
+    entry = np.sum([rank >= np.ceil(fraction * size - 1e-9) for fraction in FRACTIONS], axis=0)
+    sections = [rows for i in range(len(FRACTIONS)) if len(rows := np.flatnonzero(entry == i))]
+    parts = [np.sort(np.concatenate(sections[: i + 1])) for i in range(len(sections))]
+    if kind in LINEAR_KINDS:
+        layers = linear_curve(kind, X, y, n_classes=n_classes, fixed=fixed, sections=sections)
+        for rows, (weight, bias) in zip(parts, layers, strict=True):
+            yield rows, FittedHead(kind, {"weight": weight, "bias": bias}, dict(fixed))
+        return
+    for rows in parts:
+        yield rows, fit_head(kind, X[rows], y[rows], n_classes=n_classes, seed=seed, fixed=fixed)
 
 
 def _ranks(y: Array, seed: int) -> tuple[Array, Array]:
