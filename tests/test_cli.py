@@ -647,3 +647,19 @@ def test_of_several_processes_only_the_first_prints(api: FakeApi, capsys: Any, m
         monkeypatch.setenv("RANK", rank)
         assert cli.run(["fit", "data", "--json"]) == 0
         assert bool(capsys.readouterr().out) is speaks
+
+
+def test_the_process_ends_at_once_but_what_was_printed_and_promised_comes_first() -> None:
+    code = """
+import atexit
+from headstart import cli
+class Heavy:
+    def __del__(self):
+        print("taken apart")
+held = Heavy()
+cli.run = lambda: print("said", end="") or 3
+atexit.register(print, " and done")
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said and done\n", "")
