@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -265,3 +266,48 @@ def test_two_processes_may_fill_one_store_at_once() -> None:
     assert np.array_equal(kept.find(names(45)).rows(), rows_of(45))
     assert kept.damaged == 0
     assert not list(files.home().rglob("*.tmp"))
+
+
+def test_a_folder_that_another_process_prunes_between_two_puts_is_made_whole_again() -> None:
+    kept = filled(2)
+    found = kept.find(names(2))
+    for path in kept.folder.iterdir():
+        path.unlink()
+    kept.folder.rmdir()
+    kept.put(names(2, 5), rows_of(2, 5))
+    assert files.read_json(kept.folder / "key.json")["key"] == KEY
+    again = kept.find([*names(2), *names(2, 5)])
+    assert again.there.tolist() == [False, False, True, True]
+    assert np.array_equal(found.rows(), rows_of(2))
+
+
+def test_rows_fill_their_own_positions_and_leave_the_others() -> None:
+    found = filled(3).find([names(1, 2)[0], "ab" * 32, names(1)[0]])
+    out = np.full((3, 7), -1, np.float32)
+    found.fill(out)
+    assert np.array_equal(out, [rows_of(1, 2)[0], np.full(7, -1), rows_of(1)[0]])
+    with pytest.raises(ValueError, match="shapes"):
+        found.fill(np.zeros((3, 8), np.float32))
+
+
+def test_a_damaged_row_is_served_from_its_copy_in_another_shard() -> None:
+    kept = filled(4)
+    kept.put(names(4), rows_of(4))
+    path = shards(kept)[0]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    found = kept.find(names(4))
+    assert kept.damaged == 1
+    assert np.array_equal(found.rows(), rows_of(4))
+
+
+def test_threads_may_put_and_find_at_once() -> None:
+    kept = ArrayStore(KEY, kind="features")
+
+    def work(number: int) -> bool:
+        kept.put(names(3, 10 * number), rows_of(3, 10 * number))
+        return bool(np.array_equal(kept.find(names(3, 10 * number)).rows(), rows_of(3, 10 * number)))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(12)))
