@@ -115,6 +115,13 @@ def test_statistics_averages_small_batches_and_vanished_pictures_keep_the_proces
 
 
 @pytest.mark.slow
+def test_two_processes_train_alike_from_rows_at_the_cut(answers: Any) -> None:
+    _, ranks, alone = answers
+    assert ranks[0]["above"]["digest"] == ranks[1]["above"]["digest"]
+    assert np.abs(np.array(ranks[0]["above"]["logits"]) - alone["above"]["logits"]).max() < 1e-4
+
+
+@pytest.mark.slow
 def test_a_pooling_that_passes_by_a_part_of_the_network_trains_too(answers: Any) -> None:
     _, ranks, _ = answers
     assert ranks[0]["passing"] == ranks[1]["passing"]

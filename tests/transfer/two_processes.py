@@ -53,6 +53,12 @@ def main(out: Path) -> None:
     passing.fit()
     answers["passing"] = told(passing)
 
+    # from rows at the cut
+    kept = {**smooth, "strategy": "partial", "train_last": 2, "augment": True, "views": 2, "n": 16}
+    above = make_rig(stored=True, **kept)
+    above.fit()
+    answers["above"] = told(above)
+
     # one process alone hears the signal: all stop at the same step, and go on together
     stop = Stop()
     halted = make_rig(folder=out / "halted", stop=stop, **smooth)
