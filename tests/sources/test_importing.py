@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-COSTLY = ("torch._dynamo", "sympy", "torch._inductor", "sklearn", "scipy", "accelerate", "pandas", "onnxruntime")
+COSTLY = (
+    *("torch._dynamo", "torch._inductor", "sympy", "triton.runtime", "sklearn", "scipy", "accelerate", "pandas"),
+    *("onnx", "onnxruntime", "openvino", "pyarrow"),
+)
 
 
 def run(code: str) -> str:
@@ -14,9 +17,10 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_opening_a_source_loads_no_compiler_and_no_solver() -> None:
+def test_what_every_run_loads_holds_no_compiler_no_solver_and_no_engine() -> None:
     code = f"""
 import sys
+import headstart.record, headstart.stages
 from headstart.sources import open_source
 source = open_source("toy")
 import torch

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ["LEAST_WORK", "Verdict", "has_fast_bf16", "try_bf16"]
 
@@ -57,6 +56,8 @@ def try_bf16(
 
     `loss` computes the batch's mean loss. Buffers, random numbers and (empty) gradients are restored.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # which loads triton: a fifth of a second
+
     buffers = {name: value.clone() for name, value in net.named_buffers()}
     own = [torch.device(device)] if device.startswith("cuda") else []
     try:
