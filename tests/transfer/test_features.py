@@ -460,6 +460,30 @@ def test_an_engine_that_was_asked_for_leaves_the_rows_of_others_alone(
     assert embed(toy, items, hashes=known, how=Pass(engine="torch")).reused == 11
 
 
+def test_rows_of_the_engine_that_stands_in_for_the_one_asked_for_are_used(
+    toy: Source, items: list[Item], work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known, pick = hashes(items), _shelf.pick_runner
+    how = Pass(engine="torch", batch_size=4)
+    embed(toy, items[:9], hashes=known, how=how)
+
+    def stand_in(*args: Any, **more: Any) -> Runner:
+        return pick(*args, **{**more, "how": replace(more["how"], engine="torch")})
+
+    monkeypatch.setattr(_shelf, "pick_runner", stand_in)
+    work.nothing()
+    found = embed(toy, items, hashes=known, how=replace(how, engine="onnxruntime", runners=Runners()))
+    assert (found.computed, found.reused, work.rows) == (2, 9, 2)
+
+
+def test_a_head_without_any_readable_item_has_rows_of_nan(toy: Source, items: list[Item]) -> None:
+    known = hashes(items)
+    for item in items[:2]:
+        item.origin.path.unlink()  # type: ignore[union-attr]
+    found = embed(toy, items[:2], hashes=known)
+    assert (found.array.shape, np.isnan(found.array).all(), len(found.skipped)) == ((2, 64), True, 2)
+
+
 def test_other_pixels_under_the_same_path_and_size_are_never_served(toy: Source, tmp_path: Path) -> None:
     path, rows = tmp_path / "a.bmp", []
     item = Item(path.name, FileOrigin(path), 0)
@@ -519,6 +543,18 @@ def test_activations_that_have_no_room_are_refused_before_they_are_computed(
         embed(toy, items, hashes=hashes(items), how=Pass(cut="layer3", bound=10_000, batch_size=4))
     assert work.rows == 4
     assert not shards()
+
+
+@pytest.mark.parametrize("use_store", [True, False])
+def test_activations_that_cannot_be_written_are_refused(
+    toy: Source, items: list[Item], use_store: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.mkstemp" if use_store else "tempfile.mkdtemp", refuse)
+    with pytest.raises(OutputError, match="Read-only"):
+        embed(toy, items, hashes=hashes(items), how=Pass(cut="layer4"), use_store=use_store)
 
 
 # --- float16 --------------------------------------------------------------------------------------------------------

@@ -137,10 +137,8 @@ class ArrayStore:
         shards: list[Shard] = []
         cache.touch(self)
         with _lock:
-            for shard in self._shards():
-                at = np.minimum(np.searchsorted(wanted, shard.hashes), len(wanted) - 1) if len(wanted) else None
-                if at is None:
-                    break
+            for shard in self._shards() if len(wanted) else ():
+                at = np.minimum(np.searchsorted(wanted, shard.hashes), len(wanted) - 1)
                 hits = np.flatnonzero((wanted[at] == shard.hashes) & (which[at] < 0))
                 if not len(hits):
                     continue
