@@ -173,7 +173,7 @@ def _feed(bench: Bench, net: TransferNet, plan: Plan, settings: Settings) -> Fee
         if found is None:
             return pictures
         kept.append(found)
-    return StoredFeed(net, cutting, centre=kept[-1], views=kept[:-1], seed=settings.seed)
+    return StoredFeed(net, cutting, centre=kept[-1], views=kept[:-1], settings=settings)
 
 
 def _rows(bench: Bench, plan: Plan, items: Sequence[Item], *, view: View, later: int) -> KeptRows | None:

@@ -144,4 +144,4 @@ def stored_feed(
 
     everything = Samples.of([*both[0].items, *both[1].items])
     kept = [rows(both[0], view) for view in kept_views(settings, views)]
-    return StoredFeed(net, cutting, centre=rows(everything, View()), views=kept, seed=settings.seed)
+    return StoredFeed(net, cutting, centre=rows(everything, View()), views=kept, settings=settings)

@@ -166,6 +166,31 @@ def test_rows_are_read_by_the_names_of_their_items(rig: Make) -> None:
     assert rows(items[::-1], np.array([0, 2])).tolist() == [[10.0, 11.0], [6.0, 7.0]]
 
 
+def test_views_of_different_formats_lose_nothing_in_one_batch(rig: Make) -> None:
+    made = rig(n=6)
+    items, order = made.train.items, [np.arange(6)]
+    small, large = np.ones((6, 2), np.float16), np.full((6, 2), 1e6, np.float32)
+    views = [KeptRows.of(items, rows) for rows in (small, large)]
+    feed = StoredFeed(made.net, None, centre=views[1], views=views, settings=made.trainer.settings)
+    (batch,) = feed.training(made.train, 1, order)
+    assert set(batch.images.unique().tolist()) <= {1.0, 1e6}
+    assert batch.images.dtype == torch.float32
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_come_in_their_order_with_and_without_a_thread_and_its_error_is_heard(rig: Make, workers: int) -> None:
+    made = rig(n=7, workers=workers)
+    rows = KeptRows.of(made.train.items, np.arange(7.0)[:, None])
+    feed = StoredFeed(made.net, None, centre=rows, views=[], settings=made.trainer.settings)
+    order = [np.array([3, 1]), np.array([], dtype=np.int64), np.array([6]), np.array([0, 2, 5])]
+    found = list(feed.training(made.train, 1, order))
+    assert [batch.index.tolist() for batch in found] == [positions.tolist() for positions in order]
+    assert [batch.images[:, 0].tolist() for batch in found if len(batch.index)] == [[3, 1], [6], [0, 2, 5]]
+    broken = StoredFeed(made.net, None, centre=KeptRows({}, rows.take), views=[], settings=made.trainer.settings)
+    with pytest.raises(KeyError):
+        list(broken.training(made.train, 1, order))
+
+
 def test_dropout_above_the_cut_drops(rig: Make) -> None:
     made = rig(**PARTIAL, stored=True, head=nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 3)))
     rows = made.trainer.feed.inputs(torch.ones(4, made.trainer.feed.example().shape[1]), torch.device("cpu"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -218,9 +219,10 @@ class StoredFeed(Feed):
     """
 
     def __init__(
-        self, net: TransferNet, cutting: Cutting | None, *, centre: KeptRows, views: Sequence[KeptRows], seed: int
-    ) -> None:
-        self.net, self.cutting, self.seed = net, cutting, seed
+        self, net: TransferNet, cutting: Cutting | None, *, centre: KeptRows, views: Sequence[KeptRows],
+        settings: Settings,
+    ) -> None:  # fmt: skip
+        self.net, self.cutting, self.settings = net, cutting, settings
         self._centre, self._views = centre, tuple(views)
         self.module = AboveNet(net, None if cutting is None else cutting.onto(net.source).above)
 
@@ -232,20 +234,35 @@ class StoredFeed(Feed):
     def training(self, train: Samples, epoch: int, order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Rows of the epoch's views, (n, width)."""
         tables = self._views or (self._centre,)
-        number = which_view(len(train.items), len(tables), seed=self.seed, epoch=epoch)
-        for positions in order:
-            rows: np.ndarray | None = None
-            for view in np.unique(number[positions]):
-                mine = number[positions] == view
-                found = tables[view](train.items, positions[mine])
-                rows = np.empty((len(positions), found.shape[1]), found.dtype) if rows is None else rows
-                rows[mine] = found
-            yield Batch(self.example()[:0] if rows is None else torch.from_numpy(rows), positions)
+        number = which_view(len(train.items), len(tables), seed=self.settings.seed, epoch=epoch)
+
+        def rows(positions: np.ndarray) -> np.ndarray:
+            mine = [np.flatnonzero(number[positions] == view) for view in range(len(tables))]
+            found = [(at, tables[view](train.items, positions[at])) for view, at in enumerate(mine) if len(at)]
+            if not found:
+                return self.example()[:0].numpy()
+            table = np.empty((len(positions), found[0][1].shape[1]), np.result_type(*(part for _, part in found)))
+            for at, part in found:
+                table[at] = part
+            return table
+
+        return self._batches(rows, order)
 
     def centre(self, items: Sequence[Item], order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Rows of the centre views, (n, width)."""
-        for positions in order:
-            yield Batch(torch.from_numpy(self._centre(items, positions)), positions)
+        return self._batches(lambda positions: self._centre(items, positions), order)
+
+    def _batches(self, rows: Callable[[np.ndarray], np.ndarray], order: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Batches in their order, the next one read by a thread (where threads may be used) while one is computed."""
+        made = (Batch(torch.from_numpy(rows(positions)), positions) for positions in order)
+        if self.settings.workers == 0:
+            yield from made
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="rows") as pool:
+            coming = pool.submit(next, made, None)
+            while (batch := coming.result()) is not None:
+                coming = pool.submit(next, made, None)
+                yield batch
 
     def inputs(self, batch: Tensor, device: torch.device) -> Tensor:
         """The rows as float32."""
@@ -256,7 +273,7 @@ class StoredFeed(Feed):
 
     def onto(self, net: TransferNet) -> StoredFeed:
         """The same rows for a copy of the network."""
-        return StoredFeed(net, self.cutting, centre=self._centre, views=self._views, seed=self.seed)
+        return StoredFeed(net, self.cutting, centre=self._centre, views=self._views, settings=self.settings)
 
 
 class Halted(Exception):
