@@ -169,12 +169,11 @@ def _by_columns(X: Array, scaler: Scaler, order: Array) -> Rotated:
     """The rotation of at least as many rows as features."""
     import torch
 
-    n, d = X.shape
+    (n, d), raw, places = X.shape, torch.from_numpy(X), torch.from_numpy(order)
+    mean, divisor = torch.from_numpy(scaler.mean), torch.from_numpy(scaler.divisor)
 
     def scaled(rows: slice) -> torch.Tensor:
-        part = _room(rows.stop - rows.start, d)
-        part[:] = scaler(X[order[rows]])
-        return torch.from_numpy(part)
+        return raw[places[rows]].sub_(mean).div_(divisor)
 
     def product(rows: slice) -> torch.Tensor:
         part = scaled(rows)

@@ -133,13 +133,15 @@ def _measure(parts: Parts, A: Array, *, loss: str, penalty: Array, absent: Array
     value, curvature = torch.zeros(fits, dtype=torch.float64), torch.zeros(fits, k, dtype=torch.float64)
     slope = torch.zeros(A.shape, dtype=torch.float64)
     active = [torch.from_numpy(np.flatnonzero(seen)) for seen in parts.sees.T]
-    W, b = [weights[seen, :, :-1].reshape(-1, r) for seen in active], [weights[seen, :, -1:] for seen in active]
+    W = [weights[seen, :, :-1].reshape(len(seen) * k, r) for seen in active]
+    b = [weights[seen, :, -1:] for seen in active]
 
     def work(block: tuple[int, slice]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         (section, rows), z = block, Z[block[1]]
-        F = torch.mm(z, W[section].T).T.contiguous().view(-1, k, len(z)).add_(b[section])
-        lost, F, curved = LOSSES[loss](F, y[rows], gone[active[section]])
-        return active[section], lost, curved, F.sum(dim=2), torch.mm(F.view(-1, len(z)), z).view(-1, k, r)
+        seen, flat = active[section], (len(W[section]), len(z))
+        F = torch.mm(z, W[section].T).T.contiguous().view(len(seen), k, len(z)).add_(b[section])
+        lost, F, curved = LOSSES[loss](F, y[rows], gone[seen])
+        return seen, lost, curved, F.sum(dim=2), torch.mm(F.view(flat), z).view(len(seen), k, r)
 
     for seen, lost, curved, shift, pull in spread(work, _blocks(parts, fits * k)):
         value[seen] += lost
