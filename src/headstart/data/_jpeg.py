@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-__all__ = ["header", "pixels"]
+__all__ = ["header", "pixels", "scale_of"]
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: Huffman coded
 _PLAIN = (0xC4, 0xDB, 0xDD, 0xFE)  # tables, restart interval, comment: nothing in them changes how pixels are read
+_LEAST = 16  # shortest side of a divided picture: among smaller ones two divisors may give the same size
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -52,16 +53,31 @@ def _is_jfif(data: bytes, place: int, marker: int, size: int) -> bool:
     return marker == 0xE0 and size == 16 and data[place + 4 : place + 9] == b"JFIF\0"
 
 
-def pixels(data: bytes) -> npt.NDArray[np.uint8] | None:
-    """H×W×3 RGB of a grey or three-colour JPEG, at full size and not rotated."""
+def scale_of(width: int, height: int, draft: int | None) -> int:
+    """By how much Pillow's draft divides the sides of a picture of which both shall stay twice `draft` at least."""
+    if draft is None:
+        return 1
+    room = min(width // (2 * draft), height // (2 * draft))
+    return next((scale for scale in (8, 4, 2) if room >= scale), 1)
+
+
+def pixels(data: bytes, width: int, height: int, *, scale: int = 1) -> npt.NDArray[np.uint8] | None:
+    """H×W×3 RGB of a grey or three-colour JPEG of this size, not rotated; its sides divided by `scale`, rounded up."""
     library = _library()
-    if library is None:
+    if library is None or (scale > 1 and min(width, height) < _LEAST * scale):
         return None
     try:
-        found: npt.NDArray[np.uint8] = library.decode_jpeg(data, "RGB", strict=True)
+        return _decode(library, data, (-(-height // scale), -(-width // scale)))
     except Exception:  # whatever it is, Pillow says it
         return None
-    return found
+
+
+def _decode(library: Any, data: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8] | None:
+    """The pixels at the smallest size that libjpeg can give and that is not under `shape`; None where it is over it."""
+    found: npt.NDArray[np.uint8] = library.decode_jpeg(
+        data, "RGB", min_height=shape[0], min_width=shape[1], strict=True
+    )
+    return found if found.shape[:2] == shape else None
 
 
 @functools.cache
@@ -72,16 +88,18 @@ def _library() -> Any:
     except ImportError:
         return None
     noise = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize((51, 37), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(noise).resize((151, 137), Image.Resampling.BICUBIC)
     for mode, options in (("RGB", {}), ("RGB", {"subsampling": 0, "progressive": True}), ("L", {})):
         buffer = io.BytesIO()
         picture.convert(mode).save(buffer, "JPEG", quality=60, **options)
-        with Image.open(buffer) as again:
-            wanted = np.array(again.convert("RGB"))
-        try:
-            same = np.array_equal(simplejpeg.decode_jpeg(buffer.getvalue(), "RGB", strict=True), wanted)
-        except Exception:
-            return None
-        if not same:
-            return None
+        for scale in (1, 2, 4, 8):
+            with Image.open(buffer) as again:
+                again.draft(None, (again.width // scale, again.height // scale))
+                wanted = np.array(again.convert("RGB"))
+            try:
+                found = _decode(simplejpeg, buffer.getvalue(), wanted.shape[:2])
+            except Exception:
+                return None
+            if found is None or not np.array_equal(found, wanted):
+                return None
     return simplejpeg

@@ -192,8 +192,10 @@ def examine(data: bytes, name: str, *, draft: int | None = None) -> Decoded:
             full = image.size
             if draft is not None:
                 image.draft(None, (2 * draft, 2 * draft))
-            whole = image.format == "JPEG" and image.mode in ("L", "RGB") and image.size == full
-            if whole and (pixels := _jpeg.pixels(data)) is not None:
+            pixels = None
+            if image.format == "JPEG" and image.mode in ("L", "RGB"):
+                pixels = _jpeg.pixels(data, *full, scale=_jpeg.scale_of(*full, draft))
+            if pixels is not None:
                 return _turned(pixels, image, full)
             image.load()
             return _decoded(image, full)
@@ -254,15 +256,14 @@ def from_memory(value: Any, name: str) -> Decoded:
 
 
 def _plain_jpeg(data: bytes, draft: int | None) -> Decoded | None:
-    """The short way for most JPEGs that are decoded at full size; None where Pillow has to look."""
+    """The short way for most JPEGs; None where Pillow has to look."""
     found = _jpeg.header(data)
     if found is None:
         return None
     mode, width, height = found
-    drafted = draft is not None and min(width, height) >= 4 * draft  # Pillow halves from twice the wanted side on
-    if drafted or width * height > MAX_PIXELS:
+    if width * height > MAX_PIXELS:
         return None
-    pixels = _jpeg.pixels(data)
+    pixels = _jpeg.pixels(data, width, height, scale=_jpeg.scale_of(width, height, draft))
     return None if pixels is None else Decoded(pixels, mode, "JPEG", width, height)
 
 
