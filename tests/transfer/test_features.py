@@ -402,6 +402,20 @@ def test_a_half_warm_store_computes_and_decodes_what_is_new_by_the_same_engine(
     assert np.array_equal(found.array, embed(toy, items, hashes=known, use_store=False).array)
 
 
+def test_a_few_rows_that_came_without_a_trial_do_not_decide_on_many(
+    toy: Source, items: list[Item], work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = hashes(items)
+    embed(toy, items[:1], hashes=known)
+    monkeypatch.setattr(features, "_MANY", 10)
+    assert not work.nothing()
+    found = embed(toy, items, hashes=known, how=Pass(expected=1))
+    assert (work.picked, work.reopened) == (1, 0)
+    assert (found.computed, found.reused) == (10, 1)  # torch again, so that even the few are used
+    embed(toy, items, hashes=known)
+    assert (work.picked, work.reopened) == (1, 0)
+
+
 def test_one_choice_of_engine_serves_all_views_of_a_run(toy: Source, items: list[Item], work: Work) -> None:
     known, runners = hashes(items), Runners()
     for use_store in (False, True):
@@ -409,6 +423,22 @@ def test_one_choice_of_engine_serves_all_views_of_a_run(toy: Source, items: list
             view = View("augmented", number + 1, Augmentation())
             embed(toy, items, hashes=known, how=Pass(view=view, runners=runners), use_store=use_store)
     assert (work.picked, work.reopened, work.rows) == (1, 0, 66)
+
+
+def test_the_weights_are_hashed_once_a_run_and_again_for_another_source(
+    toy: Source, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, hashed = Source.hash_below, list[Source]()
+
+    def counting(source: Source, cut: str) -> str:
+        hashed.append(source)
+        return plain(source, cut)
+
+    monkeypatch.setattr(Source, "hash_below", counting)
+    other, runners = toy.fresh(1), Runners()
+    for source in (toy, toy, other):
+        embed(source, items[:2], hashes=hashes(items), how=Pass(runners=runners))
+    assert hashed == [toy, other]
 
 
 def test_the_engine_of_kept_rows_computes_the_other_views_too(toy: Source, items: list[Item], work: Work) -> None:

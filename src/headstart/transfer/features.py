@@ -28,9 +28,11 @@ from headstart.records import Item, Skipped
 from headstart.sources.base import Source
 from headstart.transfer._shelf import Choice, Pass, Runners, Shelf, harmless, row_key, source_key
 from headstart.transfer._writer import Writer
-from headstart.transfer.runner import Runner
+from headstart.transfer.runner import Runner, untried
 
 __all__ = ["Features", "Pass", "Rows", "Runners", "embed", "harmless", "row_key", "source_key"]
+
+_FEW, _MANY = 0.1, 256  # kept rows are few below this share of those that are missing, where these are many
 
 
 class Rows:
@@ -156,6 +158,7 @@ class _Embedding:
         choices = self.shelf.choices(self.keys) if self.keeping else []
         if damaged := sum(choice.store.damaged for choice in choices):
             self.reporter.note(f"{damaged} damaged rows of kept features are dropped and computed again")
+        choices = [choice for choice in choices if self._enough(choice)]
         if choices:
             self._start(choices[0])
         try:
@@ -171,6 +174,13 @@ class _Embedding:
         if self.rounding is not None:
             facts["rounding"] = self.rounding
         return Features(self._rows(), self.computed, self.reused, tuple(self.skipped), facts)
+
+    def _enough(self, choice: Choice) -> bool:
+        """Whether kept rows decide on the engine: a few that came without a trial do not where many more are wanted."""
+        there = int(choice.found.there.sum())
+        missing = len(self.keys) - there + self.how.expected
+        mine = choice.identity == self.how.runners.identities.get(self.shelf.name)
+        return mine or missing < _MANY or there >= _FEW * missing or not untried(choice.identity)
 
     def _turn(self) -> np.ndarray:
         """The first position of every content that has no row and may still get one."""

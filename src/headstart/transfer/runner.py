@@ -31,7 +31,7 @@ from headstart.transfer._runner_trial import (
     choose,
 )
 
-__all__ = ["Runner", "RunnerChoice", "check_engine", "pick_runner", "reopen_runner"]
+__all__ = ["Runner", "RunnerChoice", "check_engine", "pick_runner", "reopen_runner", "untried"]
 
 
 _SEEN_AGAIN = 2  # images that a reopened engine is compared on
@@ -129,6 +129,11 @@ def reopen_runner(module: nn.Module, card: Card, *, identity: str, images: Tenso
     if chosen is None or chosen.identity != identity:
         return None
     return Runner(chosen, trial.facts(chosen, reason="it computed the rows that are kept", left=0))
+
+
+def untried(identity: str) -> bool:
+    """Whether an identity is that of plain torch, which computes small jobs without a trial."""
+    return identity.startswith("torch-") and FOLDED not in identity
 
 
 def _again(trial: Trial, name: str, identity: str, *, others: bool) -> Candidate | None:
