@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote
+from weakref import ref
 
 import numpy as np
 import torch
@@ -33,12 +34,20 @@ _HARMLESS = 1e-3  # of the largest value of a row: below what bfloat16 (4e-3) do
 
 
 class Runners:
-    """The engines that a run has opened, so that one choice serves all its views; the dtypes of its rows likewise."""
+    """What the passes of one run share: engines, dtypes and the hashes of weights, which must not change meanwhile."""
 
     def __init__(self) -> None:
+        self._weights: dict[str, tuple[ref[Source], str]] = {}
         self.opened: dict[tuple[str, int], Runner] = {}
         self.identities: dict[str, str] = {}
         self.dtypes: dict[tuple[str, str], str] = {}  # (source, what was asked for) → what it became
+
+    def hash_below(self, source: Source, cut: str) -> str:
+        """The source's own, computed once."""
+        known = self._weights.get(cut)
+        if known is None or known[0]() is not source:
+            known = self._weights[cut] = ref(source), source.hash_below(cut)
+        return known[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +82,7 @@ def source_key(source: Source, how: Pass) -> dict[str, object]:
         "format": _FORMAT,
         "views": augment.VERSION,
         "pillow": PIL.__version__.split(".")[0],
-        "weights": source.hash_below(how.cut),
+        "weights": how.runners.hash_below(source, how.cut),
         "architecture": source.card.architecture,
         "model_args": dict(source.card.model_args),
         "preprocessing": source.card.preprocessing,
