@@ -49,27 +49,46 @@ def test_strided_depthwise_convolutions_have_torchs_values_and_gradients(
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-@pytest.mark.parametrize("kind", [nn.ReLU, nn.ReLU6])
-def test_clamps_of_every_bf16_number_are_torchs_bit_for_bit(kind: Any, inplace: bool) -> None:
+@pytest.mark.parametrize(
+    "kind", [nn.ReLU, nn.ReLU6, functional.relu6, lambda inplace: nn.Hardtanh(0.0, 6.0, inplace=inplace)]
+)
+def test_clamps_of_every_bf16_number_are_torchs_bit_for_bit(
+    kind: Any, inplace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Tensor] = []
+    before = kernels._Clamp.apply
+    monkeypatch.setattr(kernels._Clamp, "apply", lambda values, *how: (taken.append(values), before(values, *how))[1])
     every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
     every = every[~every.isnan()]
+
+    def clamp(values: Tensor) -> Tensor:
+        result: Tensor = kind(values, inplace) if kind is functional.relu6 else kind(inplace)(values)
+        return result
 
     def clamped(quick: bool) -> tuple[Tensor, Tensor]:
         values = every.clone().requires_grad_()
         copy = values * 1  # leaves cannot be changed in place
         if quick:
             with QuickBf16():
-                result = kind(inplace)(copy)
+                result = clamp(copy)
         else:
-            result = kind(inplace)(copy)
+            result = clamp(copy)
         assert (result.data_ptr() == copy.data_ptr()) == inplace
         result.backward(torch.ones_like(result))
         assert values.grad is not None
         return result.detach(), values.grad
 
     (wanted, slope), (got, other) = clamped(False), clamped(True)
+    assert len(taken) == 1
     torch.testing.assert_close(got, wanted, rtol=0, atol=0)
     torch.testing.assert_close(other, slope, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("bounds", [(), (0.0, 5.0), (-6.0, 6.0)])
+def test_clamps_to_other_bounds_are_torchs(bounds: tuple[float, ...]) -> None:
+    values = torch.arange(-8, 9).to(torch.bfloat16)
+    with QuickBf16():
+        assert functional.hardtanh(values, *bounds).tolist() == values.clamp(*(bounds or (-1, 1))).tolist()
 
 
 def test_fp32_and_predictions_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,12 +68,23 @@ class QuickBf16(TorchFunctionMode):
                 cast = [v if kind is None else v.to(kind) for v, kind in zip(args[:3], half, strict=True)]
                 return _StridedDepthwise.apply(*cast, *args[3:])
             if func in _CLAMPS and args[0].dtype == torch.bfloat16:
-                inplace = (len(args) > 1 and args[1] is True) or bool((kwargs or {}).get("inplace"))
-                return _Clamp.apply(args[0], _CLAMPS[func], inplace)
+                found = _clamping(func, *args[1:], **(kwargs or {}))
+                if found is not None:
+                    return _Clamp.apply(args[0], *found)
         return func(*args, **(kwargs or {}))
 
 
-_CLAMPS = {functional.relu6: _SIX, functional.relu: _INF}
+_CLAMPS = (functional.hardtanh, functional.relu6, functional.relu)
+
+
+def _clamping(func: Any, *args: Any, **kwargs: Any) -> tuple[int, bool] | None:
+    """The upper end by its bits and whether it is in place; None for a clamping to other bounds than 0 and 6."""
+    if func is functional.hardtanh:
+        low, high, inplace = (*args, *(-1.0, 1.0, False)[len(args) :])
+        low, high, inplace = kwargs.get("min_val", low), kwargs.get("max_val", high), kwargs.get("inplace", inplace)
+        return (_SIX, bool(inplace)) if (low, high) == (0, 6) else None
+    inplace = kwargs.get("inplace", args[0] if args else False)
+    return (_SIX if func is functional.relu6 else _INF), bool(inplace)
 
 
 def _strided_depthwise(args: Any) -> bool:
