@@ -263,6 +263,23 @@ def test_rotation_keeps_products_and_norms(shape: tuple[int, int]) -> None:
     assert np.allclose(np.square(turned.Z).sum(0), turned.power, rtol=1e-3)
 
 
+def test_the_axes_of_the_same_features_are_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    original = torch.linalg.eigh
+
+    def counted(gram: torch.Tensor) -> Any:
+        found.append(len(gram))
+        return original(gram)
+
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
+    X, y = blobs(seed=23)
+    head = fit_head("linear", X, y, n_classes=3)
+    learning_curve("linear", X.copy(), y, n_classes=3, fixed=head.chosen, X_val=X, y_val=y)
+    assert found == [12]
+    fit_head("linear", X + 1e-3, y, n_classes=3)
+    assert found == [12, 12]
+
+
 def test_very_wide_and_long_features_are_solved_without_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = blobs(60, 20)
     turned = {kind: fit_head(kind, X, y, n_classes=3, fixed={"C": 0.5, "alpha": 5.0}) for kind in ("linear", "ridge")}

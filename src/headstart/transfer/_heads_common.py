@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from headstart.errors import DataError, SettingsError
 from headstart.transfer._heads_pool import spread
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 __all__ = [
     "Array",
@@ -169,27 +170,49 @@ def _by_columns(X: Array, scaler: Scaler, order: Array) -> Rotated:
     """The rotation of at least as many rows as features."""
     import torch
 
-    (n, d), raw, places = X.shape, torch.from_numpy(X), torch.from_numpy(order)
-    mean, divisor = torch.from_numpy(scaler.mean), torch.from_numpy(scaler.divisor)
-
-    def scaled(rows: slice) -> torch.Tensor:
-        return raw[places[rows]].sub_(mean).div_(divisor)
-
-    def product(rows: slice) -> torch.Tensor:
-        part = scaled(rows)
-        return part.T @ part
-
-    gram = torch.zeros(d, d, dtype=torch.float64)
-    for found in spread(product, blocks(n, d)):
-        gram += found
-    power, basis = torch.linalg.eigh(gram)
-    Z, turn = _room(n, d), basis.float()
+    power, basis = _axes(X, scaler)
+    Z, turn, places = _room(*X.shape), basis.float(), torch.from_numpy(order)
 
     def turned(rows: slice) -> None:
-        torch.mm(scaled(rows), turn, out=torch.from_numpy(Z)[rows])
+        torch.mm(_scaled(X, scaler, places[rows]), turn, out=torch.from_numpy(Z)[rows])
 
-    list(spread(turned, blocks(n, d)))
-    return Rotated(Z, power.clamp_(min=0).numpy(), lambda W: (torch.from_numpy(W) @ basis.T).numpy())
+    list(spread(turned, blocks(*X.shape)))
+    return Rotated(Z, power.numpy(), lambda W: (torch.from_numpy(W) @ basis.T).numpy())
+
+
+def _scaled(X: Array, scaler: Scaler, places: Tensor | slice) -> Tensor:
+    """Scaled copies of some rows, where torch likes them."""
+    import torch
+
+    part = torch.from_numpy(X)[places].clone(memory_format=torch.contiguous_format)
+    return part.sub_(torch.from_numpy(scaler.mean)).div_(torch.from_numpy(scaler.divisor))
+
+
+_known_axes: dict[bytes, tuple[Tensor, Tensor]] = {}
+
+
+def _axes(X: Array, scaler: Scaler) -> tuple[Tensor, Tensor]:
+    """Squared singular values [d] and principal axes [d, d] of scaled features, float64.
+
+    Those of the last features are remembered: the search, the learning curve and every head of a race ask for the same.
+    """
+    import torch
+
+    name = hashlib.sha256(X.data)
+    name.update(scaler.mean.tobytes() + scaler.divisor.tobytes())
+    if name.digest() not in _known_axes:
+
+        def product(rows: slice) -> Tensor:
+            part = _scaled(X, scaler, rows)
+            return part.T @ part
+
+        gram = torch.zeros(X.shape[1], X.shape[1], dtype=torch.float64)
+        for found in spread(product, blocks(*X.shape)):
+            gram += found
+        power, basis = torch.linalg.eigh(gram)
+        _known_axes.clear()
+        _known_axes[name.digest()] = power.clamp_(min=0), basis
+    return _known_axes[name.digest()]
 
 
 def _by_rows(X: Array, scaler: Scaler, order: Array) -> Rotated:
