@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -217,3 +220,29 @@ def test_settings_decide_the_augmentation() -> None:
 
 def test_decoding_keeps_as_many_pixels_as_the_resize_needs() -> None:
     assert draft_side(card((32, 48), crop_pct=0.75)) == 64
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_a_view_starts_no_threads_of_its_own() -> None:
+    """In a fresh process: each of the loader's threads would have torch's threads besides, more than cores."""
+    code = """
+import os, threading
+import numpy as np, torch
+from headstart.data.augment import Augmentation, augmented_view, center_view, flipped_view
+from headstart.records import Card
+torch.set_num_threads(4)
+image = np.random.default_rng(0).integers(0, 256, (500, 375, 3), dtype=np.uint8)
+card, found = Card("a", input_size=(3, 224, 224)), []
+def work():
+    before = len(os.listdir("/proc/self/task"))
+    center_view(image, card)
+    flipped_view(image, card)
+    augmented_view(image, card, augmentation=Augmentation(vflip=True), rng=np.random.default_rng(1))
+    found.append(len(os.listdir("/proc/self/task")) - before)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(found)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[0]"

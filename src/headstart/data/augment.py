@@ -96,7 +96,7 @@ def center_view(image: np.ndarray, card: Card) -> Tensor:
 
 def flipped_view(image: np.ndarray, card: Card) -> Tensor:
     """The evaluation view, mirrored left to right."""
-    return center_view(image, card).flip(-1)
+    return _copied(center_view(image, card), across=True)
 
 
 def augmented_view(image: np.ndarray, card: Card, *, augmentation: Augmentation, rng: np.random.Generator) -> Tensor:
@@ -109,11 +109,9 @@ def augmented_view(image: np.ndarray, card: Card, *, augmentation: Augmentation,
         view = _resize(_tensor(image), (height, width), card.interpolation)
     else:
         view = center_view(image, card)
-    if augmentation.hflip and rng.random() < 0.5:
-        view = view.flip(-1)
-    if augmentation.vflip and rng.random() < 0.5:
-        view = view.flip(-2)
-    return view.contiguous()
+    across = augmentation.hflip and rng.random() < 0.5
+    down = augmentation.vflip and rng.random() < 0.5
+    return _copied(view, across=across, down=down)
 
 
 def normalise(batch: Tensor, card: Card) -> Tensor:
@@ -127,6 +125,14 @@ def _tensor(image: np.ndarray) -> Tensor:
     """H×W×3 array → (3, H, W) view of the same memory: channels-last strides, which the fast resize kernels want."""
     image = np.ascontiguousarray(image)
     return torch.from_numpy(image if image.flags.writeable else image.copy()).permute(2, 0, 1)
+
+
+def _copied(view: Tensor, *, across: bool = False, down: bool = False) -> Tensor:
+    """`view` in memory order, turned round. By numpy: torch would start its own threads in each one of the loader's."""
+    if view.is_contiguous() and not across and not down:
+        return view
+    array = view.numpy()[:, :: -1 if down else 1, :: -1 if across else 1]
+    return torch.from_numpy(np.array(array, order="C"))
 
 
 def _covering(tall: int, wide: int, height: int, width: int) -> tuple[int, int]:
@@ -168,7 +174,7 @@ def _center_crop(view: Tensor, height: int, width: int, card: Card) -> Tensor:
         canvas[:, top : top + tall, left : left + wide] = view
         view, (tall, wide) = canvas, (canvas.shape[1], canvas.shape[2])
     top, left = round((tall - height) / 2), round((wide - width) / 2)
-    return view[:, top : top + height, left : left + width].contiguous()
+    return _copied(view[:, top : top + height, left : left + width])
 
 
 def _random_box(tall: int, wide: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
