@@ -155,7 +155,7 @@ class Settings:
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps.", panel="Machine")
     precision: str = option(
         "auto",
-        "Number format of training; auto: bf16 on a GPU that has it, else fp32. bf16 also computes what is frozen so.",
+        "Number format of training; auto: bf16 where it is fast and a check finds no harm. bf16: what is frozen too.",
         choices=("auto", "fp32", "bf16"),
         panel="Machine",
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rigs import make_rig
 from torch import Tensor, nn
 
 from headstart.settings import Settings
@@ -106,3 +108,37 @@ def test_one_process_that_sees_harm_keeps_all_in_fp32(monkeypatch: pytest.Monkey
     monkeypatch.setattr(engine, "gather", lambda own: [own, bad])
     assert engine.settle(small_net(), lambda: torch.zeros(())) == "number format fp32: harm"
     assert engine.precision == "fp32"
+
+
+def test_training_in_auto_says_what_was_chosen_and_a_resumed_run_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True})
+    seen: list[torch.dtype] = []
+    forward = nn.Linear.forward
+
+    def watching(layer: nn.Linear, values: Tensor) -> Tensor:
+        result = forward(layer, values)
+        if layer.training:
+            seen.append(result.dtype)
+        return result
+
+    monkeypatch.setattr(nn.Linear, "forward", watching)
+    monkeypatch.setattr("headstart.transfer.engine.try_bf16", lambda *_, **__: Verdict("bf16", "told"))
+    first = make_rig(precision="auto", folder=tmp_path)
+    assert first.fit().reasons == ["number format bf16: told"]
+    assert set(seen) == {torch.bfloat16}
+    monkeypatch.setattr("headstart.transfer.engine.try_bf16", lambda *_, **__: pytest.fail("it was chosen before"))
+    second = make_rig(precision="auto", folder=tmp_path)
+    assert second.fit().reasons == ["number format bf16: told"]
+    assert second.trainer.engine.precision == "bf16"
+
+
+def test_a_small_training_in_auto_equals_one_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True})
+    states = []
+    for wanted in ("auto", "fp32"):
+        made = make_rig(precision=wanted, epochs=1)
+        made.fit()
+        states.append(made.state())
+    assert all(value.equal(states[1][name]) for name, value in states[0].items())

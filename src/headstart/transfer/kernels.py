@@ -79,12 +79,11 @@ _CLAMPS = (functional.hardtanh, functional.relu6, functional.relu)
 
 def _clamping(func: Any, *args: Any, **kwargs: Any) -> tuple[int, bool] | None:
     """The upper end by its bits and whether it is in place; None for a clamping to other bounds than 0 and 6."""
-    if func is functional.hardtanh:
-        low, high, inplace = (*args, *(-1.0, 1.0, False)[len(args) :])
-        low, high, inplace = kwargs.get("min_val", low), kwargs.get("max_val", high), kwargs.get("inplace", inplace)
-        return (_SIX, bool(inplace)) if (low, high) == (0, 6) else None
-    inplace = kwargs.get("inplace", args[0] if args else False)
-    return (_SIX if func is functional.relu6 else _INF), bool(inplace)
+    names = ("min_val", "max_val", "inplace") if func is functional.hardtanh else ("inplace",)
+    told = {**dict(zip(names, args, strict=False)), **kwargs}
+    if func is functional.hardtanh and (told.get("min_val", -1.0), told.get("max_val", 1.0)) != (0, 6):
+        return None
+    return (_INF if func is functional.relu else _SIX), bool(told.get("inplace", False))
 
 
 def _strided_depthwise(args: Any) -> bool:
