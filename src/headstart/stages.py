@@ -40,6 +40,7 @@ from headstart.transfer.groups import idle_blocks
 from headstart.transfer.heads import FittedHead, fit_head, learning_curve
 from headstart.transfer.interrupt import Stop
 from headstart.transfer.net import TransferNet, fresh_head
+from headstart.transfer.runner import RunnerChoice, check_engine
 from headstart.transfer.steps import Samples
 
 __all__ = ["Bench", "Candidate", "make_plan", "prepare", "train_candidate"]
@@ -172,6 +173,7 @@ def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, se
     if int(os.environ.get("RANK", "0")):
         reporter = Silent()  # of several processes the first one speaks
     device = pick_device(settings.device)
+    check_engine(RunnerChoice(engine=settings.engine, precision=settings.precision, device=device))
     torch.set_num_threads(settings.threads or _threads())
     seconds: dict[str, float] = {}
     started = time.perf_counter()

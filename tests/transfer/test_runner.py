@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import headstart
 from headstart import files
 from headstart.data import cache
 from headstart.data.augment import normalise
-from headstart.errors import MissingExtraError, SettingsError
+from headstart.errors import DataError, MissingExtraError, SettingsError
 from headstart.records import Card
 from headstart.transfer import _runner_onnx as onnx
 from headstart.transfer import _runner_trial as trial
@@ -608,3 +609,15 @@ def test_openvino_computes_in_bf16_or_is_passed_over(small: Small) -> None:
     assert chosen.precision == "bf16"
     assert chosen.name == "openvino" or "bf16" in chosen.facts["refused"]["openvino"]
     assert chosen.facts["refused"]["onnxruntime"] == "it does not compute in bf16"
+
+
+# --- in a run ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("options", "error"), [({"engine": "openvino"}, MissingExtraError), ({}, DataError)])
+def test_a_run_asks_for_its_engine_before_it_looks_at_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], error: type[Exception]
+) -> None:
+    monkeypatch.setattr(onnx, "missing", lambda engine: engine)
+    with pytest.raises(error):
+        headstart.fit(tmp_path / "nowhere", tmp_path / "run", source="toy", device="cpu", **options)
