@@ -31,8 +31,8 @@ def kept_memory() -> Iterator[None]:
     """Let the process keep the memory of freed tensors while the block runs, and give it back after it.
 
     glibc asks the system for every array over 32 MB and returns it at once, so each step of training would touch
-    thousands of fresh, zeroed pages. The largest amount in use at any time stays what it is. Elsewhere than with glibc
-    this does nothing.
+    thousands of fresh, zeroed pages. The most that is in use grows a little by gaps between tensors (3.2 to 3.5 GB for
+    steps of mobilenetv2_100 at 224 with 32 images). Elsewhere than with glibc this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         yield
