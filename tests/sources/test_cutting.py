@@ -108,13 +108,22 @@ class Plain(Library):
     build = whole = saved_as = lambda *_: None  # type: ignore[assignment]
 
 
+class Writing(nn.Module):
+    """Changes the list that it is given."""
+
+    def forward(self, values: list[Tensor]) -> Tensor:
+        values[0] = values[0] + values[1]
+        return values[0]
+
+
 class Skipping(nn.Module):
     """Three layers; the first's output is added to the third's, and `told` decides what else happens on the way."""
 
     def __init__(self, told: str = "") -> None:
         super().__init__()
         self.a, self.b, self.c = (nn.Conv2d(n, 4, 3, padding=1) for n in (3, 4, 4))
-        self.told = told
+        self.told, self.writing = told, Writing()
+        self.register_buffer("shift", torch.full((1,), 0.5), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.a(x)
@@ -128,6 +137,10 @@ class Skipping(nn.Module):
             second = second.reshape(n, 4, height * width).reshape(n, 4, height, width)
         if self.told == "value" and second.sum() > 0:
             second = second - 1
+        if self.told == "buffer":
+            second = torch.add(second, self.shift)
+        if self.told == "writes":
+            second = self.writing([second, first])
         return self.c(second) + first  # type: ignore[no-any-return]
 
 
@@ -138,7 +151,7 @@ def skipping(told: str = "") -> Source:
     return Source(network, Plain(), address="skipping", card=card, blocks=blocks_by_children(network)).eval()
 
 
-@pytest.mark.parametrize("told", ["", "shape"])
+@pytest.mark.parametrize("told", ["", "shape", "buffer", "writes"])
 def test_a_skip_connection_over_the_cut_crosses_it_too(told: str) -> None:
     source = skipping(told)
     found = made(source, 2)

@@ -8,6 +8,7 @@ Both halves run the very modules of the source, so training the one trains the o
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -203,12 +204,17 @@ class _Tracer(fx.Tracer):
         return made
 
     def _run(self, node: fx.Node) -> Any:
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        args, kwargs = _mutable(fx.node.map_arg((node.args, node.kwargs), self._value))
         if node.op == "output":
             return None
         module = self._body.get_submodule(str(node.target)) if node.op == "call_module" else nn.Identity()
         with _untraced(), evaluating(module), torch.no_grad():
             return getattr(fx.Interpreter(self._body, graph=self.graph), node.op)(node.target, args, kwargs)
+
+    def _value(self, node: fx.Node) -> Any:
+        if node not in self._values and node.op == "get_attr":  # a tensor of the network's own, no parameter
+            self._values[node] = operator.attrgetter(str(node.target))(self._body)
+        return self._values[node]
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         value = self._values[obj.node]
@@ -219,6 +225,14 @@ class _Tracer(fx.Tracer):
         if not isinstance(value, (tuple, list)):
             return super().iter(obj)
         return iter([obj[i] for i in range(len(value))])  # type: ignore[index]
+
+
+def _mutable(value: Any) -> Any:
+    """Lists and dicts that a module may write to, as it will be given them: a graph's own may not be changed."""
+    if isinstance(value, (list, tuple)):
+        inner = [_mutable(one) for one in value]
+        return inner if isinstance(value, list) else tuple(inner)
+    return {name: _mutable(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 @contextmanager
