@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import headstart
 from headstart import finetune
-from headstart.errors import OutputError
+from headstart.errors import Interrupted, OutputError
 from headstart.progress import Silent
 from headstart.records import Plan
 from headstart.settings import Settings
@@ -18,6 +19,7 @@ from headstart.transfer import _shelf, strategy
 from headstart.transfer.engine import Engine
 from headstart.transfer.feeds import ImageFeed, StoredFeed, predict_logits
 from headstart.transfer.interrupt import Stop
+from headstart.transfer.tuning import Trainer
 from toydata import write_shapes
 
 PARTIAL: dict[str, Any] = {
@@ -167,3 +169,25 @@ def test_a_cut_at_the_head_trains_on_features(split_shapes: Path) -> None:
     assert isinstance(feed, StoredFeed)
     assert feed.cutting is None
     assert found.trained_parameters == 64 * 3 + 3
+
+
+def test_an_interrupted_run_reads_its_rows_again_and_ends_the_same(
+    split_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = headstart.fit(split_shapes, tmp_path / "whole", **PARTIAL).run
+    step, count = Trainer._step, [0]
+
+    def stopped(self: Trainer, *args: Any, **more: Any) -> None:
+        count[0] += 1
+        if count[0] == 5:
+            self.stop.code = 130
+        step(self, *args, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", stopped)
+        with pytest.raises(Interrupted):
+            headstart.fit(split_shapes, tmp_path / "run", **PARTIAL)
+    resumed = headstart.resume(tmp_path / "run").run
+    assert resumed["work"]["features_computed"] == 0
+    for name in ("plan", "scores", "curves", "frozen"):
+        assert resumed[name] == whole[name]
