@@ -41,8 +41,9 @@ def note_where(lab: Lab, sides: list[Side]) -> None:
     """Where the seconds of our last process went, by its own record."""
     record = sides[-1].record
     where = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record["seconds"].items())
-    engine = record.get("features", {}).get("engine") or record.get("work", {}).get("engine") or ""
-    lab.note(f"Our seconds, by run.json: {where}; the rest is start-up.{f' Engine: {engine}.' if engine else ''}")
+    engine = record["work"].get("engine") or {}
+    said = f" Rows below the cut: {engine['identity']}." if "identity" in engine else ""
+    lab.note(f"Our seconds in the last round, by run.json: {where}; the rest is start-up.{said}")
 
 
 # --- frozen -----------------------------------------------------------------------------------------------------
