@@ -182,12 +182,13 @@ def _search(problem: _Problem) -> tuple[dict[str, float], Array, list[dict[str, 
     Each trial starts from the weights of the best or the last one, whichever is nearer, and stops where its loss has
     settled to some 1e-4; only the chosen one is fitted closely.
     """
+    share = 0.01 if problem.kind.loss == "square" else 1.0  # ridge's temperature of 0.1 divides errors too
     grid, rows, weights = problem.kind.grid, dict[int, dict[str, float]](), dict[int, Array]()
 
     def loss(place: int) -> float:
         near = min(weights, key=lambda other: abs(other - place), default=None)
         start = None if near is None else weights[near]
-        trial = _try(problem, grid[place], start=start, tolerance=_NEAR)
+        trial = _try(problem, grid[place], start=start, tolerance=_NEAR * share)
         rows[place], weights[place] = trial.row, trial.A
         best = min(rows, key=lambda other: (rows[other]["log_loss"], other))
         for other in set(weights) - {place, best}:
@@ -195,7 +196,7 @@ def _search(problem: _Problem) -> tuple[dict[str, float], Array, list[dict[str, 
         return trial.row["log_loss"]
 
     best = lowest(len(grid), loss, start=problem.kind.start)
-    trial = _try(problem, grid[best], start=weights[best], tolerance=_CLOSE)
+    trial = _try(problem, grid[best], start=weights[best], tolerance=_CLOSE * share)
     rows[best], oof = trial.row, np.empty_like(trial.logits)
     oof[problem.order] = trial.logits
     chosen = {name: trial.row[name] for name in (problem.kind.name, "temperature") if name in trial.row}
