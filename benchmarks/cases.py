@@ -40,7 +40,7 @@ def frozen_limit(found: dict[str, Any], sides: list[Side]) -> str:
 def note_where(lab: Lab, sides: list[Side]) -> None:
     """Where the seconds of our last process went, by its own record."""
     record = sides[-1].record
-    where = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record["seconds"].items())
+    where = ", ".join(f"{name} {seconds:.1f}" for name, seconds in record["seconds"].items() if name != "total")
     engine = record["work"].get("engine") or {}
     said = f" Rows below the cut: {engine['identity']}." if "identity" in engine else ""
     lab.note(f"Our seconds in the last round, by run.json: {where}; the rest is start-up.{said}")
@@ -326,7 +326,7 @@ def growth(lab: Lab) -> list[Row]:
     return [
         Row(
             f"{title}: time an item above the constant part", f"{sizes[0]:,} → {sizes[1]:,} items", "ms", [large],
-            [small], got=f"{change:+.0f} %", wanted="within 10 %", reached=change <= 10,
+            [small], got=f"{change:+.0f} %", wanted="within 10 %", reached=small > 0 and change <= 10,
         ),
         Row(
             f"{title}: peak memory", f"{sizes[0]:,} items", "MB", [peaks[-1]], [peaks[0]], got=f"{more:+,.0f} MB",

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import ours_per_epoch, theirs_per_epoch
-from harness import Row, factor_row, machine, measure, table
+from harness import Row, factor_row, machine, machine_words, measure, table
 from lab import Lab, Side, both
 
 BATCH = 128
@@ -107,7 +107,7 @@ def main() -> None:
             limits = lab.limits(options.data, source, options.size, device=options.device)
             rows += [*full_row(lab, source, options, limits), frozen_row(lab, source, options, limits)]
         notes = "".join(f"- {note}\n" for note in lab.take_notes())
-    text = f"{table([row.as_dict() for row in rows])}\n{notes}- {machine()}\n"
+    text = f"{table([row.as_dict() for row in rows])}\n{notes}- {machine_words(machine())}\n"
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(text)
     print(text)

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Outcome", "Row", "factor_row", "machine", "measure", "read_all", "spread", "table"]
+__all__ = ["Outcome", "Row", "factor_row", "machine", "machine_words", "measure", "read_all", "spread", "table"]
 
 _POLL, _LOOK = 0.02, 0.5  # seconds between looks at the process's end and log, and at its memory
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -124,6 +124,17 @@ def machine() -> dict[str, Any]:
         "threads": "as each program chooses; OMP_NUM_THREADS is not set",
         **versions,
     }
+
+
+def machine_words(facts: Mapping[str, Any]) -> str:
+    """What `machine` found, in one line."""
+    names = ("torch", "timm", "scikit-learn", "onnxruntime", "openvino")
+    versions = ", ".join(f"{name} {facts[name]}" for name in names)
+    return (
+        f"{facts['cores']} cores of {facts['processor']} ({', '.join(facts['instructions'])}), "
+        f"{facts['memory_gb']} GB, load before {facts['load_before'][0]}, Python {facts['python']}, {versions}; "
+        f"threads {facts['threads']}"
+    )
 
 
 # --- the table --------------------------------------------------------------------------------------------------

@@ -35,16 +35,11 @@ def results_page(found: Mapping[str, Any]) -> str:
     """The results as Markdown: a table for each case, and the machine."""
     parts = []
     for name, case in found.items():
-        facts = case["machine"]
         said = [f"**{name}**: {case['title']}", "", harness.table(case["rows"])]
         said += [f"- {note}" for note in case["notes"]]
-        engines = ", ".join(
-            f"{key} {facts[key]}" for key in ("torch", "timm", "scikit-learn", "onnxruntime", "openvino")
-        )
         said.append(
-            f"- Measured {case['date']} with `{case['command']}` in {case['minutes']:.0f} min: {facts['cores']} cores "
-            f"of {facts['processor']} ({', '.join(facts['instructions'])}), {facts['memory_gb']} GB, load before "
-            f"{facts['load_before'][0]}, Python {facts['python']}, {engines}; threads {facts['threads']}."
+            f"- Measured {case['date']} with `{case['command']}` in {case['minutes']:.0f} min: "
+            f"{harness.machine_words(case['machine'])}."
         )
         parts.append("\n".join(said))
     return "\n\n".join(parts) + "\n"
