@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -621,3 +623,18 @@ def test_a_run_asks_for_its_engine_before_it_looks_at_the_data(
     monkeypatch.setattr(onnx, "missing", lambda engine: engine)
     with pytest.raises(error):
         headstart.fit(tmp_path / "nowhere", tmp_path / "run", source="toy", device="cpu", **options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals have a stack of their own on Linux only")
+def test_an_engine_leaves_the_stack_of_signals_alone(small: Small) -> None:
+    """OpenVINO gives the thread one that is too small where the processor has AMX: Ctrl-C ended in a crash."""
+
+    def stack() -> tuple[Any, ...]:
+        found = onnx._SignalStack()
+        assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(found)) == 0
+        return found.at, found.flags, found.size
+
+    before = stack()
+    for engine in ENGINES:
+        pick(small, engine=engine)(pictures())
+    assert stack() == before

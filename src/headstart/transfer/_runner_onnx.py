@@ -150,11 +150,33 @@ def keep(data: bytes, key: str, card: Card, images: Tensor, *, bound: str | int 
 # --- the engines ------------------------------------------------------------------------------------------------------
 
 
+class _SignalStack(ctypes.Structure):
+    """stack_t of signal.h, as Linux has it."""
+
+    _fields_ = (("at", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """Let signals run on the stack on which they ran before the block.
+
+    Where the processor has AMX, OpenVINO gives the thread a stack for signals that is too small for one: the first
+    Ctrl-C after tiles were used would end the process by a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    before, libc = _SignalStack(), ctypes.CDLL(None)
+    known = libc.sigaltstack(None, ctypes.byref(before)) == 0
+    try:
+        yield
+    finally:
+        if known:
+            libc.sigaltstack(ctypes.byref(before), None)
+
+
 def _openvino(data: bytes, *, threads: int, precision: str) -> Compute:
     """Compute an ONNX file with OpenVINO on the CPU, in exactly `precision`."""
-    import openvino
-
-    core = openvino.Core()
     wanted = {"fp32": "f32", "bf16": "bf16"}[precision]
     options = {
         "INFERENCE_PRECISION_HINT": wanted,  # by itself it takes bf16 where the processor has it
@@ -162,7 +184,11 @@ def _openvino(data: bytes, *, threads: int, precision: str) -> Compute:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share one core
     }
-    compiled = core.compile_model(core.read_model(data), "CPU", options)
+    with _own_signal_stack():
+        import openvino
+
+        core = openvino.Core()
+        compiled = core.compile_model(core.read_model(data), "CPU", options)
     taken = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
     if taken != wanted:
         raise RuntimeError(f"computes in {taken} and not in {wanted} on this processor")
