@@ -50,7 +50,7 @@ $(BIN)/python:
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing headstart into $(VENV) (PyTorch is large: this may take minutes)"
-	$(PIP) install $(PIP_ARGS) -e .
+	$(PIP) install $(PIP_ARGS) -e '.[fast]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python

@@ -355,14 +355,17 @@ def test_a_failing_export_says_nothing_on_the_output_and_warns_of_nothing(
     assert not recwarn.list
 
 
-def test_an_engine_that_is_not_installed_is_left_out_without_a_word(
-    small: Small, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "told"), [(0.0, True), (float("inf"), False)])
+def test_an_engine_that_is_not_installed_is_named_to_the_user_only_where_it_would_save_much(
+    small: Small, monkeypatch: pytest.MonkeyPatch, limit: float, told: bool
 ) -> None:
     monkeypatch.setattr(onnx, "missing", lambda engine: engine)
+    monkeypatch.setattr(trial, "ADVISED", limit)
     chosen = pick(small)
     assert chosen.name == "torch"
     assert chosen.facts["refused"]["openvino"] == "openvino is not installed"
-    assert chosen.facts["note"] == ""
+    assert ("openvino or onnxruntime: pip install 'headstart[fast]'" in chosen.facts["note"]) is told
+    assert bool(chosen.facts["note"]) is told
 
 
 @pytest.mark.parametrize(("engine", "extra"), [("openvino", "openvino"), ("onnxruntime", "onnx")])

@@ -41,12 +41,15 @@ FOLDING = 2.5
 FEW = 8
 """Images of the first look, and of every batch that onnxruntime and OpenVINO take: as fast as larger ones, and an
 export, its check and its timing then cost little."""
+ADVISED = 10.0
+"""Seconds of work left with torch from which a missing engine is named to the user."""
 FOLDED = "folded1"
 """Part of the identity of torch with folded norms; raised when the folding changes."""
 
 _SHORT = 0.02  # seconds of a turn that noise can double
 _LONGEST = 200  # characters of a reason
 _EXPORT = "the export to ONNX"
+_ABSENT = " is not installed"
 _clock = time.perf_counter
 log = logging.getLogger(__name__)
 
@@ -171,7 +174,7 @@ class Trial:
     def engine(self, name: str, *, timed: bool = True) -> Candidate | None:
         """An engine, opened, compared with torch and timed; None, with the reason in `refused`, where that fails."""
         if missing := onnx.missing(name):
-            self.refused[name] = f"{missing} is not installed"
+            self.refused[name] = f"{missing}{_ABSENT}"
         elif self.precision not in onnx.PRECISIONS[name]:
             self.refused[name] = f"it does not compute in {self.precision}"
         elif (file := self._exported()) is None:
@@ -220,7 +223,6 @@ class Trial:
 
     def facts(self, chosen: Candidate, *, reason: str, left: int) -> dict[str, Any]:
         """What the trial found, in plain values."""
-        failures = "; ".join(f"{name}: {why}" for name, why in self.failed.items())
         return {
             "engine": chosen.name,
             "precision": chosen.precision,
@@ -230,9 +232,21 @@ class Trial:
             "tolerance": TOLERANCE[chosen.precision],
             "reason": reason,
             "refused": dict(self.refused),
-            "note": f"{chosen.name} computes the frozen layers, for others failed ({failures})" if failures else "",
+            "note": self._note(chosen, left),
             "left": left,
         }
+
+    def _note(self, chosen: Candidate, left: int) -> str:
+        """What the user should know: engines that failed, or that would be worth installing."""
+        if failures := "; ".join(f"{name}: {why}" for name, why in self.failed.items()):
+            return f"{chosen.name} computes the frozen layers, for others failed ({failures})"
+        absent = [name for name, why in self.refused.items() if why.endswith(_ABSENT)]
+        if chosen.name != "torch" or not absent or not math.isfinite(chosen.rate) or chosen.seconds(left) < ADVISED:
+            return ""
+        return (
+            f"the frozen layers will take about {chosen.seconds(left):.0f} s with torch, a few times less with "
+            f"{' or '.join(absent)}: pip install 'headstart[fast]'"
+        )
 
 
 def _version() -> str:
