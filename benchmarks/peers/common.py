@@ -44,11 +44,17 @@ def arguments(description: str, **modes: Any) -> argparse.Namespace:
 
 
 def open_network(source: str, classes: int) -> tuple[nn.Module, dict[str, Any]]:
-    """A timm network with a new classifier of so many classes (0: none), and its preprocessing."""
+    """A timm network with a new classifier of so many classes (0: none), and its preprocessing.
+
+    The classifier starts as torch's own Linear does. Some timm networks draw it so large for few classes that no short
+    training of it recovers, which would say nothing about the training.
+    """
     if source.startswith("random:"):
         network = timm.create_model(source.removeprefix("random:"), pretrained=False, num_classes=classes)
     else:
         network = timm.create_model(f"local-dir:{source}", pretrained=True, num_classes=classes)
+    if isinstance(network.get_classifier(), nn.Linear):
+        network.get_classifier().reset_parameters()
     return network, timm.data.resolve_model_data_config(network)
 
 
