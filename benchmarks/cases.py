@@ -124,9 +124,13 @@ def frozen_sklearn(lab: Lab) -> list[Row]:
 
 
 def warm(lab: Lab) -> list[Row]:
-    """A second fit on the same data with other heads, in the same HEADSTART_HOME."""
+    """A second fit on the same data with other heads, in the same HEADSTART_HOME, on small and on usual pictures."""
     data, source = lab.data("cifar10", "--train", 5_000, "--val", 1_000), lab.source(NETWORK)
-    size = lab.size(96)
+    return [row for size in (96, 224) for row in warm_at(lab, data, source, lab.size(size))]
+
+
+def warm_at(lab: Lab, data: Any, source: Any, size: int) -> list[Row]:
+    """The rows of one size of pictures."""
     flags = ("--strategy", "frozen", "--image-size", size)
     first: list[Side] = []
     second: dict[str, list[Side]] = {"ridge": [], "svm": []}
