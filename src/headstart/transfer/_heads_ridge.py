@@ -36,7 +36,7 @@ class Sums:
     zy: Tensor
 
 
-def sums_of(Z: Array, y: Array, *, classes: int, bounds: Sequence[int]) -> Sums:
+def sums_of(Z: Array, y: Array, *, classes: int, bounds: Sequence[int] | Array) -> Sums:
     """The sums of rows Z [n, r] with class numbers y [n], in sections that end at `bounds`."""
     import torch
 
