@@ -290,3 +290,16 @@ def test_the_report_imports_no_torch() -> None:
         "sys.exit(bool({'torch', 'numpy', 'sklearn'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_page_names_the_engine_of_the_features_and_how_far_off_it_is() -> None:
+    run = full()
+    run["features"] = {"items": 397}
+    run["work"] = {"features_computed": 300, "features_reused": 97, "engine": {"identity": "openvino-2026.4/fp32"}}
+    assert "397 items were needed: 300 computed, 97 reused. They come from openvino-2026.4/fp32." in render(
+        run, pictures={}
+    )
+    run["work"]["engine"]["max_relative_difference"] = 2.9204e-06
+    assert "openvino-2026.4/fp32, whose numbers are within 3e-06 of the largest value" in render(run, pictures={})
+    del run["work"]["engine"]
+    assert "They come from" not in render(run, pictures={})

@@ -139,7 +139,7 @@ def _plan(run: Mapping[str, Any]) -> dict[str, Any]:
         "rates": [(name, rate(number(value))) for name, value in table(plan, "rates").items()],
         "reasons": texts(plan, "reasons"),
         "frozen": _frozen(frozen),
-        "features": _features(features),
+        "features": _features(features, table(run, "work")),
     }
 
 
@@ -167,8 +167,12 @@ def _hash(value: Any) -> str:
     )  # fmt: skip
 
 
-def _features(features: Mapping[str, Any]) -> str:
-    n, computed, reused = (number(features, key) for key in ("items", "computed", "reused"))
+def _features(features: Mapping[str, Any], work: Mapping[str, Any]) -> str:
+    n = number(features, "items")
+    computed, reused = (
+        value if (value := number(features, key)) is not None else number(work, f"features_{key}")
+        for key in ("computed", "reused")
+    )
     if n is None and computed is None and reused is None:
         return ""
     words = f"Features of {plural(n, 'item')} were needed" if n is not None else "Features were needed"
@@ -176,7 +180,17 @@ def _features(features: Mapping[str, Any]) -> str:
     parts = [
         f"{count(value)} {name}" for value, name in ((computed, "computed"), (reused, "reused")) if value is not None
     ]
-    return words + (f": {', '.join(parts)}." if parts else ".")
+    return words + (f": {', '.join(parts)}." if parts else ".") + _engine(work)
+
+
+def _engine(work: Mapping[str, Any]) -> str:
+    """Which engine computed the features, and how far its numbers are from torch's."""
+    name, off = text(work, "engine", "identity"), number(work, "engine", "max_relative_difference")
+    if not name:
+        return ""
+    return f" They come from {name}" + (
+        f", whose numbers are within {off:.0e} of the largest value from plain PyTorch's." if off is not None else "."
+    )
 
 
 def _scores(run: Mapping[str, Any]) -> dict[str, Any]:
