@@ -21,7 +21,6 @@ from headstart.errors import DataError, SettingsError
 from headstart.transfer import heads
 from headstart.transfer._heads_common import Scaler, accuracy_and_loss, fold_pairs, log_softmax, rotate, temperature
 from headstart.transfer._heads_linear import lowest
-from headstart.transfer._heads_ridge import solve_square, sums_of
 from headstart.transfer._heads_solver import LOSSES, Parts, solve
 from headstart.transfer.heads import KINDS, FittedHead, fit_head, learning_curve, train_mlp
 
@@ -503,29 +502,3 @@ def test_heads_import_no_torch() -> None:
     code = "import sys, headstart.transfer.heads; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-
-
-@pytest.mark.parametrize("strength", [1e-2, 1.0, 1e3])
-def test_ridge_in_closed_form_is_the_minimum_that_steps_find(strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    y = np.arange(90) % 3
-    X = rng.normal(size=(90, 12)).astype(np.float32) + 0.5 * np.eye(12, dtype=np.float32)[y]
-    closed = fit_head("ridge", X, y, n_classes=3, fixed={"alpha": strength})
-    monkeypatch.setattr("headstart.transfer._heads_linear.MOST", 0)
-    steps = fit_head("ridge", X, y, n_classes=3, fixed={"alpha": strength})
-    np.testing.assert_allclose(closed.arrays["weight"], steps.arrays["weight"], atol=2e-5)
-    np.testing.assert_allclose(closed.logits(X), steps.logits(X), atol=2e-4)
-
-
-def test_ridge_adds_up_the_sections_that_a_fit_sees_and_gives_unseen_classes_nothing() -> None:
-    rng = np.random.default_rng(1)
-    Z, y = rng.normal(size=(2500, 6)).astype(np.float32), np.repeat([0, 1, 2], [1200, 1000, 300])
-    sums = sums_of(Z, y, classes=3, bounds=[0, 1200, 2200, 2500])
-    A = solve_square(sums, np.array([[True, True, False], [True, True, True]]), 2.5)
-    assert not A[0, 2].any()
-    goals = np.eye(3)[y]
-    centred = Z.astype(np.float64) - Z.mean(axis=0, dtype=np.float64)
-    wanted = np.linalg.solve(centred.T @ centred + 2.5 * np.eye(6), centred.T @ (goals - goals.mean(axis=0)))
-    np.testing.assert_allclose(A[1, :, :-1].T, wanted, atol=1e-9)
-    bias = goals.mean(axis=0) - Z.mean(axis=0, dtype=np.float64) @ wanted
-    np.testing.assert_allclose(A[1, :, -1], bias, atol=1e-9)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from headstart.transfer._heads_common import (
     temperature,
 )
 from headstart.transfer._heads_pool import pooled
-from headstart.transfer._heads_ridge import MOST, Sums, solve_square, sums_of
 from headstart.transfer._heads_solver import Fits, Parts, solve
 
 __all__ = ["LINEAR_KINDS", "fit_linear", "linear_curve", "lowest"]
@@ -75,8 +73,6 @@ class _Problem:
 
     def fit(self, sees: Array, strength: float, *, start: Array | None = None, tolerance: float) -> Fits:
         """A fit for each row of `sees` [fits, sections], to `tolerance` nats; as many side by side as pay."""
-        if self.kind.loss == "square" and strength > 0 and len(self.sections) * self.rotated.Z.shape[1] ** 2 <= MOST:
-            return Fits(solve_square(self.sums, sees, strength))
         parts, step = self.parts(sees), max(1, _COLUMNS // len(self.present))
         if tolerance <= _EXACT and parts.Z.size <= _SMALL:
             parts, tolerance = parts.wide(), _FINEST
@@ -95,11 +91,6 @@ class _Problem:
                 solve(parts.only(some), loss=self.kind.loss, penalty=penalty[some], start=begin, tolerance=tolerance).A
             )
         return Fits(np.concatenate(found))
-
-    @cached_property
-    def sums(self) -> Sums:
-        """What ridge needs of each section."""
-        return sums_of(self.rotated.Z, self.y, classes=len(self.present), bounds=self.bounds)
 
     def spread(self, answers: Array, seen: Array, n: int) -> Array:
         """Answers [m, present] → logits [m, n_classes], centred over the `seen` classes; an unseen class never wins."""
