@@ -156,6 +156,16 @@ def warm_at(lab: Lab, data: Any, source: Any, size: int) -> list[Row]:
 # --- above a cut ------------------------------------------------------------------------------------------------
 
 
+def beside_tutorial(lab: Lab, data: Any, source: Any, flags: Any, **words: Any) -> tuple[list[Side], list[Side]]:
+    """Ours with `flags` and the plain loop in `words["mode"]`, in turn; the same size, epochs and batch."""
+    shared = ("--image-size", words["size"], "--epochs", words["epochs"], "--batch-size", BATCH)
+    found = lab.in_turn({
+        "ours": lambda: lab.ours(data, source, *flags, *shared),
+        "tutorial": lambda: lab.peer("tutorial", data, source, batch=BATCH, **words),
+    })  # fmt: skip
+    return found["ours"], found["tutorial"]
+
+
 def ours_per_epoch(side: Side) -> float:
     """Median seconds of training in an epoch, by the run's own log; judging the epoch is not in it."""
     return statistics.median(row["seconds"] for _, row in side.outcome.lines if row["epoch"] > 0)
@@ -171,15 +181,10 @@ def partial(lab: Lab) -> list[Row]:
     data, source = lab.data("hymenoptera", "--three"), lab.source(NETWORK)
     size, epochs = lab.size(224), lab.epochs(5)
     limits = lab.limits(data, source, size)
-    words = {"size": size, "epochs": epochs, "batch": BATCH}
     names = ",".join(limits["last_two"])
-    flags = ("--strategy", "partial", "--train-last", 2, "--batch-size", BATCH)
-    flags = (*flags, "--epochs", epochs, "--patience", epochs)
-    found = lab.in_turn({
-        "ours": lambda: lab.ours(data, source, *flags, "--image-size", size),
-        "tutorial": lambda: lab.peer("tutorial", data, source, mode="partial", trained=names, **words),
-    })  # fmt: skip
-    ours, theirs = found["ours"], found["tutorial"]
+    flags = ("--strategy", "partial", "--train-last", 2, "--patience", epochs)
+    words = {"size": size, "epochs": epochs, "mode": "partial", "trained": names}
+    ours, theirs = beside_tutorial(lab, data, source, flags, **words)
     note_where(lab, ours)
     images = theirs[0].record["images"]
     limit = images * 6 * limits["macs_last_two"] / (limits["gflops"]["fp32"] * 1e9)
@@ -203,13 +208,8 @@ def full(lab: Lab) -> list[Row]:
     data, source = lab.data("hymenoptera", "--three"), lab.source(NETWORK)
     size, epochs = lab.size(224), lab.epochs(3)
     limits = lab.limits(data, source, size)
-    words = {"size": size, "epochs": epochs, "batch": BATCH}
-    flags = ("--strategy", "full", "--epochs", epochs, "--patience", epochs, "--batch-size", BATCH)
-    found = lab.in_turn({
-        "ours": lambda: lab.ours(data, source, *flags, "--image-size", size),
-        "tutorial": lambda: lab.peer("tutorial", data, source, mode="full", **words),
-    })  # fmt: skip
-    ours, theirs = found["ours"], found["tutorial"]
+    flags = ("--strategy", "full", "--patience", epochs)
+    ours, theirs = beside_tutorial(lab, data, source, flags, size=size, epochs=epochs, mode="full")
     note_where(lab, ours)
     images = theirs[0].record["images"]
     rates = [images / ours_per_epoch(side) for side in ours]
@@ -235,15 +235,10 @@ def best_accuracy(lab: Lab) -> list[Row]:
     """When ours first has the best validation accuracy that the plain loop ever reaches, on the same pictures."""
     data, source = lab.data("rsscn7", "--three"), lab.source(NETWORK)
     size, epochs = lab.size(128), lab.epochs(10)
-    words = {"size": size, "epochs": epochs, "batch": BATCH}
     rows = []
     for mode in ("full", "discriminative"):
-        flags = ("--strategy", mode, "--epochs", epochs, "--batch-size", BATCH, "--image-size", size)
-        found = lab.in_turn({
-            "ours": lambda flags=flags: lab.ours(data, source, *flags),
-            "tutorial": lambda mode=mode: lab.peer("tutorial", data, source, mode=mode, **words),
-        })  # fmt: skip
-        ours, theirs = found["ours"], found["tutorial"]
+        flags = ("--strategy", mode)
+        ours, theirs = beside_tutorial(lab, data, source, flags, size=size, epochs=epochs, mode=mode)
         goal = max(side.record["accuracy"] for side in theirs)
         when = [first_time(side, goal) for side in ours]
         needed = [

@@ -193,7 +193,7 @@ def _rows(bench: Bench, plan: Plan, items: Sequence[Item], *, view: View, later:
         bench.reporter.note(f"what is frozen is computed in every epoch: {refused[0]}")
         return None
     bench.tell(found)
-    return KeptRows({item.name: place for place, item in enumerate(items)}, found.rows.__getitem__)
+    return KeptRows.of(items, found.rows)
 
 
 def _embedded(bench: Bench, items: Sequence[Item], how: Pass) -> Features | OutputError:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from headstart.data.audit import audit
-from headstart.data.augment import Augmentation, View
+from headstart.data.augment import View
 from headstart.data.cores import cores
 from headstart.data.facts import counting, load_data
 from headstart.data.splits import seal
@@ -36,6 +36,7 @@ from headstart.sources.cutting import Cutting
 from headstart.transfer import strategy
 from headstart.transfer.engine import Engine, pick_device
 from headstart.transfer.features import Features, Pass, Runners, embed
+from headstart.transfer.feeds import kept_views
 from headstart.transfer.groups import idle_blocks
 from headstart.transfer.heads import FittedHead, fit_head, learning_curve
 from headstart.transfer.interrupt import Stop
@@ -290,10 +291,7 @@ def _loss(bench: Bench, y: np.ndarray, head: FittedHead) -> float:
 
 def _kept_views(plan: Plan, settings: Settings) -> list[View]:
     """The augmented views that a head on frozen features is offered."""
-    augmentation = Augmentation.of(settings)
-    if augmentation is None:
-        return []
-    return [View("augmented", k + 1, augmentation, settings.seed) for k in range(int(plan.schedule["views"]))]
+    return kept_views(settings, int(plan.schedule["views"]))
 
 
 def _search(bench: Bench, *splits: str) -> dict[str, Any]:

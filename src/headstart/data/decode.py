@@ -25,6 +25,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from headstart.data import _jpeg, cells
 from headstart.errors import UnreadableImage
+from headstart.files import hash_bytes
 from headstart.records import FileOrigin, Item, MemoryOrigin, ParquetOrigin
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "decode",
     "examine",
     "from_memory",
+    "is_array",
     "load",
     "read_bytes",
     "thumbnail",
@@ -173,11 +175,24 @@ def decode(data: bytes, name: str, *, draft: int | None = None) -> Pixels:
     return examine(data, name, draft=draft).pixels
 
 
-def load(item: Item, *, draft: int | None = None) -> Pixels:
-    """Read and decode an item; see `decode`."""
-    if isinstance(item.origin, MemoryOrigin) and not isinstance(item.origin.value, (bytes, bytearray, memoryview)):
+def load(item: Item, *, draft: int | None = None, sha256: str = "") -> Pixels:
+    """Read and decode an item; see `decode`.
+
+    A file whose bytes do not have the `sha256` (empty: not checked) is unreadable. What lies in memory is not replaced
+    by anyone else and not checked.
+    """
+    if isinstance(item.origin, MemoryOrigin) and is_array(item):
         return from_memory(item.origin.value, item.name).pixels
-    return decode(read_bytes(item), item.name, draft=draft)
+    data = read_bytes(item)
+    if sha256 and not isinstance(item.origin, MemoryOrigin) and hash_bytes(data) != sha256:
+        raise UnreadableImage(item.name, "the file has changed since it was checked")
+    return decode(data, item.name, draft=draft)
+
+
+def is_array(item: Item) -> bool:
+    """Whether an item is pixels in memory, not an encoded picture."""
+    origin = item.origin
+    return isinstance(origin, MemoryOrigin) and not isinstance(origin.value, (bytes, bytearray, memoryview))
 
 
 def examine(data: bytes, name: str, *, draft: int | None = None) -> Decoded:

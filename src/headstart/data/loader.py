@@ -22,8 +22,7 @@ from headstart.data import decode
 from headstart.data.augment import Augmentation, View, augmented_view, draft_side
 from headstart.data.cores import default_workers
 from headstart.errors import UnreadableImage
-from headstart.files import hash_bytes
-from headstart.records import Card, Item, MemoryOrigin, Skipped
+from headstart.records import Card, Item, Skipped
 
 __all__ = ["Batch", "Views", "batches"]
 
@@ -71,14 +70,8 @@ class Views:
         return self.view(image, self.card, content=self.hashes[position] if self.hashes else "")
 
     def _pixels(self, position: int) -> np.ndarray:
-        item, side = self.items[position], draft_side(self.card)
-        in_memory = isinstance(item.origin, MemoryOrigin)
-        if not self.hashes or in_memory:  # what lies in memory is not replaced by anyone else
-            return decode.load(item, draft=side)
-        data = decode.read_bytes(item)
-        if hash_bytes(data) != self.hashes[position]:
-            raise UnreadableImage(item.name, "the file has changed since it was checked")
-        return decode.decode(data, item.name, draft=side)
+        wanted = self.hashes[position] if self.hashes else ""
+        return decode.load(self.items[position], draft=draft_side(self.card), sha256=wanted)
 
 
 def batches(

@@ -17,10 +17,9 @@ from torch.nn import functional
 from headstart.data import decode
 from headstart.data.augment import draft_side
 from headstart.data.store import ArrayStore, Found
-from headstart.errors import OutputError, UnreadableImage
-from headstart.files import hash_bytes
+from headstart.errors import OutputError
 from headstart.progress import Reporter, Silent
-from headstart.records import Card, Item, MemoryOrigin
+from headstart.records import Card, Item
 
 __all__ = ["HEADROOM", "Pictures", "shrunk", "training_side"]
 
@@ -99,20 +98,15 @@ class Pictures:
         if self._found is not None and self._found.there[position]:
             return self._found.rows([position])[0]  # type: ignore[no-any-return]
         image = shrunk(self._decode(position), self.side)
-        if self._store is not None and not _is_array(self.items[position]):
+        if self._store is not None and not decode.is_array(self.items[position]):
             self._keep(self.hashes[position], image)
         return image
 
     def _decode(self, position: int) -> np.ndarray:
-        item = self.items[position]
         with self._lock:
             self.decoded += 1
-        if not self.hashes or isinstance(item.origin, MemoryOrigin):  # nobody else replaces what lies in memory
-            return decode.load(item, draft=self.side)
-        data = decode.read_bytes(item)
-        if hash_bytes(data) != self.hashes[position]:
-            raise UnreadableImage(item.name, "the file has changed since it was checked")
-        return decode.decode(data, item.name, draft=self.side)
+        item = self.items[position]
+        return decode.load(item, draft=self.side, sha256=self.hashes[position] if self.hashes else "")
 
     def _keep(self, name: str, image: np.ndarray) -> None:
         with self._lock:
@@ -140,9 +134,3 @@ class Pictures:
                 told, self._store = self._store is not None, None
             if told:
                 self.reporter.note(f"decoded pictures are not kept, each epoch decodes them again: {error}")
-
-
-def _is_array(item: Item) -> bool:
-    """Whether the pixels lie in memory already."""
-    origin = item.origin
-    return isinstance(origin, MemoryOrigin) and not isinstance(origin.value, (bytes, bytearray, memoryview))

@@ -108,6 +108,7 @@ class _Problem:
         return self.scaler.fold(weight, bias)
 
 
+@pooled()
 def fit_linear(
     kind: str,
     X: Array,
@@ -120,21 +121,7 @@ def fit_linear(
     fixed: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Choose the strength by cross-validation, fit on all items and fold the scaler in; FittedHead's fields."""
-    with pooled():
-        return _fit(LINEAR_KINDS[kind], X, y, n_classes=n_classes, seed=seed, folds=folds, groups=groups, fixed=fixed)
-
-
-def _fit(
-    how: Kind,
-    X: Array,
-    y: Array,
-    *,
-    n_classes: int,
-    seed: int,
-    folds: int,
-    groups: Sequence[Any] | None,
-    fixed: Mapping[str, Any],
-) -> dict[str, Any]:
+    how = LINEAR_KINDS[kind]
     pairs = [] if how.name in fixed else fold_pairs(y, max(folds, how.folds), seed=seed, groups=groups)
     problem = _Problem(how, X, y, n_classes=n_classes, sections=[held for _, held in pairs] or [np.arange(len(y))])
     chosen: dict[str, float] = {how.name: float(fixed.get(how.name, how.grid[len(how.grid) // 2]))}
@@ -220,6 +207,7 @@ def lowest(count: int, loss: Callable[[int], float], *, start: int) -> int:
     return best
 
 
+@pooled()
 def linear_curve(
     kind: str, X: Array, y: Array, *, n_classes: int, fixed: Mapping[str, Any], sections: Sequence[Array]
 ) -> list[tuple[Array, Array]]:
@@ -228,7 +216,6 @@ def linear_curve(
     All are scaled and turned as the whole is, and fitted side by side.
     """
     how, divisor = LINEAR_KINDS[kind], float(fixed.get("temperature", 1.0))
-    with pooled():
-        problem = _Problem(how, X, y, n_classes=n_classes, sections=sections)
-        fits = problem.fit(np.tri(len(sections), dtype=bool), float(fixed[how.name]), tolerance=_CLOSE)
-        return [problem.layer(A, divisor, int(n)) for A, n in zip(fits.A, problem.bounds[1:], strict=True)]
+    problem = _Problem(how, X, y, n_classes=n_classes, sections=sections)
+    fits = problem.fit(np.tri(len(sections), dtype=bool), float(fixed[how.name]), tolerance=_CLOSE)
+    return [problem.layer(A, divisor, int(n)) for A, n in zip(fits.A, problem.bounds[1:], strict=True)]

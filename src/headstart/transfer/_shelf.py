@@ -14,7 +14,6 @@ from urllib.parse import quote, unquote
 from weakref import ref
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from headstart import files
@@ -25,7 +24,7 @@ from headstart.errors import SourceError
 from headstart.records import plain
 from headstart.sources.base import Source
 from headstart.sources.cutting import cut_source
-from headstart.transfer.runner import Runner, RunnerChoice, pick_runner, reopen_runner
+from headstart.transfer.runner import Runner, RunnerChoice, filled, pick_runner, reopen_runner
 
 __all__ = ["Choice", "Pass", "Runners", "Shelf", "harmless", "row_key", "source_key"]
 
@@ -222,8 +221,7 @@ class Shelf:
 
     def _full(self, images: Tensor) -> Tensor:
         """The first images, filled up with copies to a whole batch."""
-        size = self.how.batch_size
-        return torch.cat([images, images[:1].expand(max(0, size - len(images)), -1, -1, -1)])[:size]
+        return filled(images[: self.how.batch_size], self.how.batch_size)
 
 
 class _Pooled(nn.Module):

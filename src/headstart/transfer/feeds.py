@@ -25,6 +25,7 @@ from headstart.records import Item
 from headstart.settings import Settings
 from headstart.sources.cutting import Cutting
 from headstart.transfer.engine import Engine
+from headstart.transfer.features import Rows
 from headstart.transfer.net import TransferNet
 from headstart.transfer.steps import Samples
 
@@ -202,7 +203,7 @@ class KeptRows:
     take: Callable[[np.ndarray], np.ndarray]
 
     @classmethod
-    def of(cls, items: Sequence[Item], rows: np.ndarray) -> KeptRows:
+    def of(cls, items: Sequence[Item], rows: np.ndarray | Rows) -> KeptRows:
         """Rows in the order of the items."""
         return cls({item.name: place for place, item in enumerate(items)}, rows.__getitem__)
 

@@ -31,7 +31,7 @@ from headstart.transfer._runner_trial import (
     choose,
 )
 
-__all__ = ["Runner", "RunnerChoice", "check_engine", "pick_runner", "reopen_runner", "untried"]
+__all__ = ["Runner", "RunnerChoice", "check_engine", "filled", "pick_runner", "reopen_runner", "untried"]
 
 
 _SEEN_AGAIN = 2  # images that a reopened engine is compared on
@@ -72,7 +72,7 @@ class Runner:
         if len(images) == size:
             return self._compute(images)
         turns = [images[start : start + size] for start in range(0, len(images), size)]
-        return np.concatenate([self._compute(_filled(turn, size))[: len(turn)] for turn in turns])
+        return np.concatenate([self._compute(filled(turn, size))[: len(turn)] for turn in turns])
 
 
 def check_engine(how: RunnerChoice) -> None:
@@ -192,7 +192,8 @@ def _fastest(trial: Trial, left: int, *, others: bool) -> tuple[Candidate, str]:
     return choose(found), f"the fastest by trial, a less preferred one by {FASTER} (images/s: {rates})"
 
 
-def _filled(images: Tensor, size: int) -> Tensor:
+def filled(images: Tensor, size: int) -> Tensor:
+    """At most `size` images (n, ...), filled up with copies of the first."""
     if len(images) == size:
         return images
     return torch.cat([images, images[:1].expand(size - len(images), -1, -1, -1)])
