@@ -19,7 +19,7 @@ RECIPE = {
     "optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-3,
     "crop_scale": 0.08, "hflip": True,  # the smallest crop keeps 8 % of the picture
     "norm_stats": "updated",  # BatchNorm adapts to the new pictures
-    "baseline": "scratch",  # the same network from random weights, with the rate that suits those
+    "scratch": True,  # the same network from random weights, with the rate that suits those
 }  # fmt: skip
 
 

@@ -327,7 +327,7 @@ def test_a_training_set_too_small_for_validation_is_told_before_anything_is_writ
     with pytest.raises(DataError, match="choose the epoch"):
         headstart.fit(data, tmp_path / "run", **TUNED)
     with pytest.raises(DataError, match="choose the epoch"):
-        headstart.fit(data, tmp_path / "run", baseline="scratch", **FROZEN)
+        headstart.fit(data, tmp_path / "run", scratch=True, **FROZEN)
     assert not (tmp_path / "run").exists()
 
 
@@ -424,7 +424,7 @@ def test_a_run_that_another_process_made_meanwhile_is_not_overwritten(
 
 
 def test_the_scratch_baseline_gives_a_gain_with_its_interval(split_shapes: Path, tmp_path: Path) -> None:
-    run = headstart.fit(split_shapes, tmp_path / "run", baseline="scratch", epochs=1, **FROZEN).run
+    run = headstart.fit(split_shapes, tmp_path / "run", scratch=True, epochs=1, **FROZEN).run
     own, scratch = run["scores"]["test"], run["baselines"]["scratch"]
     assert run["gain_over_scratch"]["points"] == pytest.approx(100 * (own["accuracy"] - scratch["accuracy"]))
     low, high = run["gain_over_scratch"]["interval"]

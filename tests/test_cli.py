@@ -147,11 +147,13 @@ def sample_value(field: dataclasses.Field[Any]) -> Any:
     if isinstance(field.default, bool):
         return not field.default
     kind = str(field.type)
+    if kind.startswith("bool"):
+        return True
     if kind.startswith("int"):
         return int(facts["low"] or 0) + 4
     if kind.startswith("float"):
         return 0.25
-    return {"lr": "0.125", "device": "cuda", "cache_size": "20GB"}.get(field.name, "word")
+    return {"lr": "0.125", "device": "cuda", "cache_size": "20GB", "budget": "90s"}.get(field.name, "word")
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)

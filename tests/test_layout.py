@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "_cli_options"),
     ("estimator",),
     ("api",),
-    ("stages", "finetune", "record", "runfolder", "demo", "doctor"),
+    ("choice", "stages", "finetune", "insight", "record", "runfolder", "demo", "doctor"),
     ("report", "ship", "transfer"),
     ("judge", "tasks", "sources"),
     ("data",),

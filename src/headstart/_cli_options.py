@@ -42,8 +42,8 @@ _enumeration: Any = enum.StrEnum  # called with names known at run time only, wh
 def _parameter(field: dataclasses.Field[Any], hint: Any) -> inspect.Parameter:
     """One keyword-only parameter as typer reads it."""
     facts, flag, default = field.metadata, flag_name(field.name), field.default
-    names = [f"{flag}/--no-{flag[2:]}"] if hint is bool else [flag]
     kind: Any = next((t for t in get_args(hint) if t is not type(None)), hint)
+    names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
     if facts["choices"]:
         kind = _enumeration("Choice", {choice: choice for choice in facts["choices"]})
         default = kind(default)

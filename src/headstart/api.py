@@ -5,6 +5,7 @@ Every option of a run is a keyword here, a flag of the command and a key of the 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from headstart import files, runfolder
 from headstart.errors import DataError, Interrupted, OutputError, RunError, SettingsError, did_you_mean
 from headstart.progress import Reporter, Silent
 from headstart.records import SCHEMA
-from headstart.settings import STRATEGIES, Settings
+from headstart.settings import STRATEGIES, Settings, of_strategy
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from headstart.records import Plan
     from headstart.ship.model import Model
     from headstart.stages import Bench, Candidate
+    from headstart.transfer.budget import Clock
     from headstart.transfer.interrupt import Stop
 
 __all__ = [
@@ -171,20 +173,24 @@ class _Job:
 
 def _run(job: _Job, out: str | Path | None, *, reporter: Reporter | None, overwrite: bool = False) -> RunResult:
     """Prepare, open the run folder, train, judge, write."""
+    from headstart.choice.automatic import clock_for, is_automatic
     from headstart.stages import prepare
     from headstart.transfer.interrupt import listening
 
     folder = Path(out).expanduser() if out is not None else None
     if folder is not None and not job.going_on:
         runfolder.check(folder, overwrite=overwrite, data=job.data)
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    automatic = is_automatic(job.settings, verb=job.verb, alone=alone)
+    clock = clock_for(job.settings, automatic=automatic)
     with listening() as stop:
         try:
             bench = prepare(job.data, settings=job.settings, reporter=reporter or Silent(), stop=stop)
-            plans = _plans(bench, job)
+            plans = [] if automatic else _plans(bench, job)
             with runfolder.hold(
                 folder if bench.main else None, job.started, overwrite=overwrite, going_on=job.going_on
             ):
-                return _train_and_write(job, bench, plans, folder)
+                return _train_and_write(job, bench, plans, folder=folder, clock=clock)
         except (KeyboardInterrupt, Interrupted) as error:
             raise _interrupted(error, stop, folder) from None
 
@@ -206,15 +212,15 @@ def _plans(bench: Bench, job: _Job) -> list[tuple[Plan, Settings]]:
 
     wanted = [job.settings]
     if job.strategies:
-        wanted = [_of_strategy(job.settings, name) for name in job.strategies]
+        wanted = [of_strategy(job.settings, name) for name in job.strategies]
     if _trains_scratch(job):
-        wanted.append(_of_strategy(job.settings, "scratch"))
+        wanted.append(of_strategy(job.settings, "scratch"))
     plans = [(make_plan(bench, own), own) for own in wanted]
     if any(plan.epochs for plan, _ in plans) and not bench.samples("val").items:
         raise DataError(
             "there is nothing to choose the epoch on: the training set is too small to hold back a validation part",
             where=bench.dataset.path,
-            remedy="Add images, or use --strategy frozen without --baseline.",
+            remedy="Add images, or use --strategy frozen without --scratch.",
         )
     return plans
 
@@ -222,53 +228,54 @@ def _plans(bench: Bench, job: _Job) -> list[tuple[Plan, Settings]]:
 def _trains_scratch(job: _Job) -> bool:
     """Whether the baseline from random weights is asked for and not raced or trained anyway."""
     own = job.strategies or (job.settings.strategy,)
-    return job.settings.baseline == "scratch" and "scratch" not in own
+    return job.settings.scratch is True and "scratch" not in own
 
 
-def _of_strategy(settings: Settings, name: str) -> Settings:
-    """The settings of a run for another strategy: what belongs to one strategy alone is left to its default."""
-    own: dict[str, Any] = {"strategy": name}
-    if name != "partial":
-        own.update(cut=None, train_last=None)
-    if name != "frozen" and settings.head in ("svm", "ridge", "knn"):
-        own["head"] = "linear"
-    if name == "scratch":  # rates meant for pretrained weights would make it a poor baseline
-        own.update(lr=None, backbone_lr=None, head_lr=None, layer_decay=None)
-    return settings.changed(**own)
-
-
-def _train_and_write(job: _Job, bench: Bench, plans: list[tuple[Plan, Settings]], folder: Path | None) -> RunResult:
-    """Train all plans, choose, judge, and write run.json last."""
-    import time
-
+def _train_and_write(
+    job: _Job, bench: Bench, plans: list[tuple[Plan, Settings]], *, folder: Path | None, clock: Clock
+) -> RunResult:
+    """Train all plans, choose, judge, and write run.json last. Without plans the race makes one."""
     from headstart import record as recording
+    from headstart.choice.automatic import baseline_plan, decide
+    from headstart.insight import insights
     from headstart.stages import train_candidate
 
-    started = time.perf_counter()
-    extra = _trains_scratch(job)
-    candidates = []
-    for number, (plan, own) in enumerate(plans):
-        place = folder
-        if extra and number == len(plans) - 1:
-            place = folder / "scratch" if folder is not None else None
-        elif job.verb == "compare" and folder is not None:
-            place = folder / "strategies" / plan.strategy
-        candidates.append(train_candidate(bench, plan, settings=own, folder=place))
-    raced, baseline = (candidates[:-1], candidates[-1]) if extra else (candidates, None)
+    outcome = None
+    if not plans:
+        outcome = decide(bench, clock, folder=folder)
+        bench = outcome.bench
+        plans = [(outcome.plan(), outcome.settings)]
+    with clock.keeping(outcome.for_scratch if outcome else 0.0), bench.stop.until(clock.deadline()):
+        raced = [
+            train_candidate(bench, plan, settings=own, folder=_place(job, folder, plan))
+            for plan, own in (plans[:-1] if _trains_scratch(job) and outcome is None else plans)
+        ]
+    extra = plans[-1] if _trains_scratch(job) and outcome is None else None
+    if outcome is not None:
+        extra = baseline_plan(bench, outcome, clock)
+    baseline = None
+    if extra is not None:
+        place = folder / "scratch" if folder is not None else None
+        with bench.stop.until(clock.deadline()):
+            baseline = train_candidate(bench, extra[0], settings=extra[1], folder=place)
     with bench.timed("judge"):
         chosen, race = _choose(bench, raced) if job.verb == "compare" else (raced[0], [])
         if baseline is None and len(raced) > 1:
             baseline = next((c for c in raced if c.plan.strategy == "scratch"), None)
-        written = recording.run_record(
-            bench, chosen, baseline=baseline, race=race, command=recording.command(job.verb, bench, job.strategies)
-        )
-    total = sum(bench.seconds.get(name, 0.0) for name in ("source", "audit")) + time.perf_counter() - started
-    seconds = {**dict.fromkeys(_STAGES, 0.0), **bench.seconds, "total": total}
+        chosen, told = insights(bench, chosen, outcome=outcome, clock=clock)
+        command = recording.command(job.verb, bench, job.strategies)
+        written = recording.run_record(bench, chosen, baseline=baseline, race=race, command=command) | told
+    seconds = {**dict.fromkeys(_STAGES, 0.0), **bench.seconds, "total": clock.used}
     written["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     if folder is not None and bench.main:
         with bench.reporter.stage("Writing the report"):
             recording.write_run(folder, bench, chosen, written)
     return RunResult(folder, written, recording.build_model(bench, chosen, written))
+
+
+def _place(job: _Job, folder: Path | None, plan: Plan) -> Path | None:
+    """Where a candidate keeps its checkpoints."""
+    return folder / "strategies" / plan.strategy if job.verb == "compare" and folder is not None else folder
 
 
 def _choose(bench: Bench, candidates: list[Candidate]) -> tuple[Candidate, list[dict[str, Any]]]:
@@ -390,7 +397,7 @@ def demo(out: str | Path, *, reporter: Reporter | None = None) -> RunResult:
         raise OutputError("the folder is not empty and no demo", where=folder, remedy="Choose another --out.")
     data = write_digits(folder / "data")
     return fit(
-        data, folder / "run", source="toy", baseline="scratch", reporter=reporter, overwrite=True,
+        data, folder / "run", source="toy", scratch=True, reporter=reporter, overwrite=True,
         crop_scale=0.7, hflip=False, strategy="frozen",
     )  # fmt: skip
 

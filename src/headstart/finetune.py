@@ -27,6 +27,7 @@ from headstart.transfer.features import Features, Pass, embed
 from headstart.transfer.feeds import Feed, ImageFeed, KeptRows, StoredFeed, kept_views
 from headstart.transfer.groups import Frozen, freeze
 from headstart.transfer.heads import FittedHead
+from headstart.transfer.interpolation import interpolate
 from headstart.transfer.lr_find import find_rate
 from headstart.transfer.net import TransferNet, head_of
 from headstart.transfer.tuning import Trainer, class_weights
@@ -52,6 +53,8 @@ class Candidate:
     seconds: float
     frozen: dict[str, Any]
     notes: tuple[str, ...] = ()
+    epoch_seconds: float = 0.0  # of one epoch's steps, the middle one
+    interpolation: dict[str, Any] | None = None
 
 
 def tuned(bench: Bench, plan: Plan, *, settings: Settings, folder: Path | None, head: nn.Module) -> Candidate:
@@ -81,15 +84,25 @@ def tuned(bench: Bench, plan: Plan, *, settings: Settings, folder: Path | None, 
             folder=folder, stop=bench.stop,
         )  # fmt: skip
         weights = class_weights(train.labels, bench.n_classes, str(plan.schedule["class_weights"]))
+        start = trainer.trained_state() if settings.interpolate and plan.start == "pretrained" else None
         trainer.fit(train, val, task=task, weights=weights)
-        logits = {name: _answers(bench, trainer, name) for name in ("train", "val", "test")}
+        mixed = interpolate(trainer, start, val) if start is not None else None
+        splits = ("val", "test") if bench.trial else ("train", "val", "test")
+        logits = {name: _answers(bench, trainer, name) for name in splits}
         net.to("cpu")
-    return _candidate(plan, trainer, frozen, logits)
+    return _candidate(plan, trainer, frozen, logits, mixed)
 
 
-def _candidate(plan: Plan, trainer: Trainer, frozen: Frozen, logits: dict[str, np.ndarray]) -> Candidate:
+def _candidate(
+    plan: Plan, trainer: Trainer, frozen: Frozen, logits: dict[str, np.ndarray], mixed: dict[str, Any] | None
+) -> Candidate:
     net, result = trainer.net, trainer.result
-    plan = replace(plan, reasons=(*plan.reasons, *result.reasons))
+    reasons = [*result.reasons]
+    if mixed is not None and mixed["alpha"] < 1:
+        reasons.append(
+            f"weights {mixed['alpha']:g} of the way from the start to the fine-tuned ones: the least loss on val"
+        )
+    plan = replace(plan, reasons=(*plan.reasons, *reasons))
     points = [{"x": row["epoch"], **{k: row.get(k) for k in _CURVES}} for row in result.history]
     return Candidate(
         plan, net.eval(), head_of(plan.head, net.head), logits,
@@ -100,6 +113,7 @@ def _candidate(plan: Plan, trainer: Trainer, frozen: Frozen, logits: dict[str, n
             hash_json(frozen.hashes()),
         ),
         notes=(*result.notes, f"weights of epoch {result.best_epoch} of {len(result.history) - 1} kept"),
+        epoch_seconds=float(np.median([row["seconds"] for row in result.history[1:]] or [0.0])), interpolation=mixed,
     )  # fmt: skip
 
 

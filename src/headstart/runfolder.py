@@ -17,7 +17,9 @@ from headstart.records import SCHEMA
 
 __all__ = ["anchored", "check", "content", "hold", "read"]
 
-_FILES = ("predictions.csv", "report.html", "report.md", "log.jsonl", "settings.json")
+_FILES = (
+    "predictions.csv", "report.html", "report.md", "log.jsonl", "race.json", "label_issues.csv", "settings.json",
+)  # fmt: skip
 _MODEL_FILES = ("headstart.json", "config.json", "model.safetensors", "head.safetensors", "README.md")
 _NEEDED = 50_000_000  # bytes that a run may take; a large source's own weights come on top
 

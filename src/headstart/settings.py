@@ -15,13 +15,24 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from headstart.errors import SettingsError, did_you_mean
 
-__all__ = ["HEADS", "POOLINGS", "STRATEGIES", "Settings", "bytes_of", "option"]
+__all__ = [
+    "HEADS",
+    "POOLINGS",
+    "STRATEGIES",
+    "Settings",
+    "bytes_of",
+    "of_strategy",
+    "option",
+    "seconds_of",
+    "sources_of",
+]
 
 STRATEGIES = ("scratch", "full", "discriminative", "partial", "frozen")
 HEADS = ("linear", "mlp", "svm", "ridge", "knn")
 POOLINGS = ("native", "avg", "flatten", "avgmax")
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i)?)?b?", re.IGNORECASE)
+_TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s?)?", re.IGNORECASE)
 
 DEFAULT_SOURCE = "timm:mobilenetv3_large_100.ra_in1k"
 
@@ -48,7 +59,8 @@ class Settings:
     # what to transfer and how
     source: str = option(
         DEFAULT_SOURCE,
-        "Pretrained network: timm:NAME, torchvision:NAME, random:NAME, toy, or a local folder.",
+        "Pretrained network: timm:NAME, torchvision:NAME, random:NAME, toy, or a local folder; several with commas "
+        "between them, or all (those on this machine): the best is chosen.",
         panel="Source",
     )
     weights: str | None = option(
@@ -63,8 +75,36 @@ class Settings:
     head: str = option("auto", "What turns features into classes.", choices=("auto", *HEADS), panel="Strategy")
     pooling: str = option("native", "How the feature map becomes one vector.", choices=POOLINGS, panel="Strategy")
     probe_first: bool = option(True, "Start fine-tunings from the head fitted on frozen features.", panel="Strategy")
-    baseline: str = option(
-        "none", "Also train this baseline on the same splits.", choices=("none", "scratch"), panel="Strategy"
+    scratch: bool | None = option(
+        None,
+        "Also train the same network from random weights, as a baseline; default: with --strategy auto, within a share "
+        "of the budget.",
+        panel="Strategy",
+    )
+    budget: str | None = option(
+        None,
+        "Time that the automatic choice and the training may take, for example 90s, 10m or 1h30m; default: 10m with "
+        "--strategy auto, no limit else.",
+        panel="Strategy",
+    )
+    interpolate: bool = option(
+        True,
+        "Move a fine-tuned network part of the way back to its start where that lowers the validation loss.",
+        panel="Training",
+    )
+    repeats: int = option(
+        1, "Train the chosen plan with so many seeds and tell how far their scores spread.", low=1, panel="Strategy"
+    )
+    error_rate: float | None = option(
+        None,
+        "Answer unknown where needed, so that at most this share of the answers given is wrong, for example 0.05.",
+        low=0,
+        high=0.5,
+        above=True,
+        panel="Strategy",
+    )
+    foreign: str | None = option(
+        None, "Pictures of none of the classes, to measure how many of them get an answer.", panel="Data"
     )
 
     # training above the cut
@@ -145,7 +185,12 @@ class Settings:
         panel="Data",
     )
     test_fraction: float = option(
-        0.2, "Share of the items sealed as test where no split is given.", low=0, high=0.9, above=True, panel="Data"
+        0.2,
+        "Share of the items sealed as test where no split is given; 0: none, and the score comes from repeated nested "
+        "cross-validation.",
+        low=0,
+        high=0.9,
+        panel="Data",
     )
     folds: int = option(5, "Folds of cross-validation on frozen features.", low=2, panel="Data")
     refit: bool = option(True, "Fit the final head on train and val together (frozen features only).", panel="Data")
@@ -216,6 +261,18 @@ class Settings:
         return words
 
 
+def of_strategy(settings: Settings, name: str) -> Settings:
+    """The settings of a run for another strategy: what belongs to one strategy alone is left to its default."""
+    own: dict[str, Any] = {"strategy": name}
+    if name != "partial":
+        own.update(cut=None, train_last=None)
+    if name != "frozen" and settings.head in ("svm", "ridge", "knn"):
+        own["head"] = "linear"
+    if name == "scratch":  # rates meant for pretrained weights would make it a poor baseline
+        own.update(lr=None, backbone_lr=None, head_lr=None, layer_decay=None)
+    return settings.changed(**own)
+
+
 def bytes_of(size: str | int) -> int:
     """A size such as "20GB", "500 MiB" or a plain number, in bytes. Raises SettingsError for anything else."""
     found = _SIZE.fullmatch(str(size).strip())
@@ -223,6 +280,20 @@ def bytes_of(size: str | int) -> int:
         raise SettingsError(f"a size must be like 20GB, 500MB or a number of bytes, got {str(size)!r}")
     number, letter, binary = found.groups()
     return int(float(number) * (1024 if binary else 1000) ** " kmgt".index((letter or " ").lower()))
+
+
+def seconds_of(duration: str | float) -> float:
+    """A duration such as "90", "90s", "10m", "1h30m" in seconds. Raises SettingsError for anything else."""
+    words = str(duration).replace(" ", "")
+    found = _TIME.fullmatch(words)
+    if not words or found is None or not any(found.groups()):
+        raise SettingsError(f"a time must be like 90s, 10m or 1h30m, got {str(duration)!r}")
+    return sum(float(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True))
+
+
+def sources_of(source: str) -> tuple[str, ...]:
+    """The addresses in a source option, in their order; ("all",) stands for those on this machine."""
+    return tuple(dict.fromkeys(part.strip() for part in source.split(",") if part.strip())) or (source,)
 
 
 def _coerced(name: str, value: Any, hint: Any, facts: Mapping[str, Any]) -> Any:
@@ -275,6 +346,14 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
             bytes_of(values["cache_size"])
         except SettingsError as error:
             found.append(error.what)
+    if values["budget"] is not None:
+        try:
+            if seconds_of(values["budget"]) <= 0:
+                found.append(f"budget must be above 0, got {values['budget']!r}")
+        except SettingsError as error:
+            found.append(error.what)
+    if len(sources_of(values["source"])) > 1 and values["weights"] is not None:
+        found.append("weights belong to one source: give one, or leave weights out")
     if values["lr"] is not None and values["backbone_lr"] is not None:
         found.append("give lr or backbone_lr, not both")
     if values["lr"] == "find" and values["head_lr"] is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -30,7 +30,7 @@ from headstart.progress import Reporter, Silent
 from headstart.records import Dataset, Facts, Item, Plan
 from headstart.settings import Settings
 from headstart.ship.model import softmax
-from headstart.sources import open_source
+from headstart.sources import addresses, open_source
 from headstart.sources.base import Source, hash_entries
 from headstart.sources.cutting import Cutting
 from headstart.transfer import strategy
@@ -44,7 +44,7 @@ from headstart.transfer.net import TransferNet, fresh_head
 from headstart.transfer.runner import RunnerChoice, check_engine
 from headstart.transfer.steps import Samples
 
-__all__ = ["Bench", "Candidate", "make_plan", "prepare", "train_candidate"]
+__all__ = ["Bench", "Candidate", "groups_of", "make_plan", "prepare", "train_candidate"]
 
 _CENTER = View()
 T = TypeVar("T")
@@ -66,6 +66,7 @@ class Bench:
     notes: list[str] = field(default_factory=list)
     runners: Runners = field(default_factory=Runners)
     cuttings: dict[int, tuple[Cutting | None, str]] = field(default_factory=dict)
+    trial: bool = False  # nobody asks for answers on the training items, and nothing is kept on disk
     _features: dict[tuple[str, View], tuple[dict[str, int], np.ndarray]] = field(default_factory=dict)
 
     @cached_property
@@ -87,6 +88,11 @@ class Bench:
     def n_classes(self) -> int:
         """How many classes there are."""
         return len(self.dataset.classes)
+
+    @property
+    def ties(self) -> Mapping[str, str]:
+        """Item.name → a key that items share which must stay on one side: their content."""
+        return self.facts.hashes
 
     def samples(self, *splits: str) -> Samples:
         """Items and labels of some splits, in the order of the data set."""
@@ -120,6 +126,16 @@ class Bench:
             return np.empty((0, self.source.width(pooling)), np.float32)
         start, end = places[0], places[-1] + 1
         return rows[start:end] if places == list(range(start, end)) else rows[places]
+
+    def warm(self, items: Sequence[Item]) -> np.ndarray:
+        """Rows (n, d) of the centre view of some items, which a later call for all then finds in the store."""
+        with self.timed("features"):
+            rest = len(self.dataset.items) - len(items)
+            return self._embed(items, self.settings.pooling, _CENTER, rest)
+
+    def with_source(self, source: Source) -> Bench:
+        """The same data with another source; what was counted and timed is shared."""
+        return replace(self, source=source, runners=Runners(), cuttings={}, _features={})
 
     def _embed(self, items: Sequence[Item], pooling: str, view: View, expected: int) -> np.ndarray:
         how = self.how(pooling=pooling, view=view, expected=expected)
@@ -179,7 +195,8 @@ def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, se
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     dataset = load_data(data)
-    source = open_source(settings.source, weights=settings.weights, image_size=settings.image_size, seed=settings.seed)
+    first = addresses(settings.source)[0]
+    source = open_source(first, weights=settings.weights, image_size=settings.image_size, seed=settings.seed)
     seconds["source"] = time.perf_counter() - started
     started = time.perf_counter()
     with reporter.progress("Checking pictures", len(dataset.items)) as bar:
@@ -296,13 +313,13 @@ def _kept_views(plan: Plan, settings: Settings) -> list[View]:
 
 def _search(bench: Bench, *splits: str) -> dict[str, Any]:
     """How a head's strength is searched: seed, folds and the groups that must stay together."""
-    groups = _groups([item for item in bench.dataset.items if item.split in splits], bench.facts)
-    return {"seed": bench.settings.seed, "folds": bench.settings.folds, "groups": groups}
+    return {"seed": bench.settings.seed, "folds": bench.settings.folds, "groups": groups_of(bench, *splits)}
 
 
-def _groups(items: Sequence[Item], facts: Facts) -> list[str] | None:
+def groups_of(bench: Bench, *splits: str) -> list[str] | None:
     """A group name an item (its own group, else its content); None where every item stands alone."""
-    names = [item.group or facts.hashes[item.name] for item in items]
+    items = [item for item in bench.dataset.items if item.split in splits]
+    names = [item.group or bench.ties[item.name] for item in items]
     return names if len(set(names)) < len(names) else None
 
 

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.errors import SourceError, did_you_mean
+from headstart.settings import DEFAULT_SOURCE, sources_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from headstart.sources.base import Source
 
-__all__ = ["build_whole", "known", "list_sources", "open_source"]
+__all__ = ["addresses", "build_whole", "known", "list_sources", "open_source"]
 
 _TOY = Path(__file__).parent / "toy"
 
@@ -66,6 +67,17 @@ _OPENERS: dict[str, Callable[..., Source]] = {
     "toy": _open_toy,
     "folder": _open_folder,
 }
+
+
+def addresses(source: str) -> tuple[str, ...]:
+    """The sources that an option names; `all` stands for those that open on this machine without a network."""
+    if Path(source).expanduser().is_dir():  # its name may hold a comma
+        return (source,)
+    named = sources_of(source)
+    if named != ("all",):
+        return named
+    found = [str(row["address"]) for row in list_sources(()) if row["address"] != "toy"]
+    return tuple(dict.fromkeys(found)) or (DEFAULT_SOURCE,)
 
 
 def open_source(address: str, *, weights: str | None = None, image_size: int | None = None, seed: int = 0) -> Source:

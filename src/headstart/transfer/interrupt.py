@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,11 +13,31 @@ __all__ = ["Stop", "listening"]
 
 
 class Stop:
-    """Whether somebody asked the run to end. `deferred` is set while a loop looks at `code` by itself."""
+    """Whether somebody asked the run to end, or its time is over.
+
+    `deferred` is set while a loop looks at `code` by itself. `deadline` is a time of time.monotonic() after which a
+    training ends with what it has.
+    """
 
     def __init__(self) -> None:
         self.code: int | None = None
+        self.deadline: float | None = None
         self._deferred = 0
+
+    @property
+    def late(self) -> bool:
+        """Whether the deadline is past."""
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+    @contextmanager
+    def until(self, deadline: float | None) -> Iterator[None]:
+        """A deadline for the block; None: none. An earlier one that stands already still holds."""
+        before = self.deadline
+        self.deadline = min((t for t in (before, deadline) if t is not None), default=None)
+        try:
+            yield
+        finally:
+            self.deadline = before
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

@@ -112,7 +112,7 @@ class Trainer:
         self.average: dict[str, Tensor] | None = None
         self.damping, self.dropped = 1.0, 0
         self.task: Task = Classification(())
-        self._fingerprint, self._saved, self._stopping = "", 0.0, 0
+        self._fingerprint, self._saved, self._stopping, self._late = "", 0.0, 0, False
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Trainer:
             at = self._restore(train, val)
             if at.epoch == 0:
                 at = self._end_epoch(at, val)
-            while at.epoch <= self.plan.epochs and not self._patience_over():
+            while at.epoch <= self.plan.epochs and not self._patience_over() and not self._late:
                 self._epoch(at, train, weights)
                 at = self._end_epoch(at, val)
                 self._save(at)
@@ -163,6 +163,10 @@ class Trainer:
                 bar.update(loss=at.loss / max(1, at.seen))
                 if self._stopping:
                     self._interrupt(at)
+                if self._late:
+                    where = f"epoch {at.epoch} of {self.plan.epochs}, after {at.step} of {len(order)} steps"
+                    self.result.notes.append(f"the time was over in {where}")
+                    return
                 if time.monotonic() - self._saved > _SAVE_SECONDS:
                     self._save(at)
 
@@ -207,9 +211,9 @@ class Trainer:
         clip = float(self.plan.schedule["clip"]) or float("inf")
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip))
         bad = not (np.isfinite(norm) and loss < _RUNAWAY * size)  # NaN is not below anything
-        told = self.engine.gather((bad, self.stop.code or 0))
-        self._stopping = max(code for _, code in told)
-        if not any(one for one, _ in told):
+        told = self.engine.gather((bad, self.stop.code or 0, self.stop.late))
+        self._stopping, self._late = max(code for _, code, _ in told), any(late for _, _, late in told)
+        if not any(one for one, _, _ in told):
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self._update_average()
@@ -322,6 +326,14 @@ class Trainer:
         return kept_memory() if self.engine.device.type == "cpu" else nullcontext()
 
     # --- state --------------------------------------------------------------------------------------------------
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """A copy of what training changes: every entry above the cut, and the head."""
+        return {name: value.detach().clone() for name, value in self._state().items()}
+
+    def take_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put entries, as `trained_state` gives them, into the network."""
+        self._load(state)
 
     def _state(self) -> dict[str, Tensor]:
         """What training changes: every entry above the cut, and the head."""
