@@ -262,7 +262,8 @@ def _train_and_write(
         chosen, race = _choose(bench, raced) if job.verb == "compare" else (raced[0], [])
         if baseline is None and len(raced) > 1:
             baseline = next((c for c in raced if c.plan.strategy == "scratch"), None)
-        chosen, told = insights(bench, chosen, outcome=outcome, clock=clock)
+        own = next(own for (_, own), candidate in zip(plans, raced, strict=False) if candidate is chosen)
+        chosen, told = insights(bench, chosen, settings=own, outcome=outcome, clock=clock)
         command = recording.command(job.verb, bench, job.strategies)
         written = recording.run_record(bench, chosen, baseline=baseline, race=race, command=command) | told
     seconds = {**dict.fromkeys(_STAGES, 0.0), **bench.seconds, "total": clock.used}

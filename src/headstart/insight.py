@@ -2,28 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from headstart.choice.automatic import Outcome
-from headstart.stages import Bench, Candidate
+from headstart.choice.nested import cross_validate
+from headstart.settings import Settings
+from headstart.stages import Bench, Candidate, make_plan, train_candidate
 from headstart.transfer.budget import Clock
 
 __all__ = ["insights"]
 
 
 def insights(
-    bench: Bench,
-    chosen: Candidate,
-    *,
-    outcome: Outcome | None,
-    clock: Clock,  # noqa: ARG001
+    bench: Bench, chosen: Candidate, *, settings: Settings, outcome: Outcome | None, clock: Clock
 ) -> tuple[Candidate, dict[str, Any]]:
-    """The candidate with its probabilities set right, and what run.json says beside the scores."""
+    """The candidate with its probabilities set right, and what run.json says beside the scores.
+
+    `settings` are those that the candidate was trained by, `outcome` what a race decided.
+    """
     told: dict[str, Any] = dict(outcome.told) if outcome is not None else {}
-    told["test_set"] = {
-        "n": len(bench.samples("test").items),
-        "openings": [{"for": "final score", "after": "the plan was chosen and trained"}],
-    }
+    if bench.judged_split == "test":
+        told["test_set"] = _openings(bench, settings)
+    else:
+        found = cross_validate(bench, chosen.plan, settings, heads=_raced(chosen, outcome), clock=clock)
+        chosen = replace(chosen, logits={**chosen.logits, "cross_validation": found.logits})
+        told["cross_validation"] = found.told
     if chosen.interpolation is not None:
         told["interpolation"] = chosen.interpolation
+    if settings.repeats > 1:
+        told["repeats"] = _repeats(bench, chosen, settings)
     return chosen, told
+
+
+def _openings(bench: Bench, settings: Settings) -> dict[str, Any]:
+    """When the labels of the test items were looked at: once, or once more for the spread over seeds."""
+    openings = [{"for": "final score", "after": "the plan was chosen and trained"}]
+    if settings.repeats > 1:
+        openings.append({"for": "spread over seeds", "after": "the final score; nothing was chosen by it"})
+    return {"n": len(bench.dataset.split("test")), "openings": openings}
+
+
+def _raced(chosen: Candidate, outcome: Outcome | None) -> list[str]:
+    """The heads that the chosen one was chosen among."""
+    rows = (outcome.told.get("race") or []) if outcome is not None else []
+    heads = [row["head"] for row in rows if row["strategy"] == "frozen" and row["stopped"] is None]
+    return list(dict.fromkeys(heads)) if chosen.plan.strategy == "frozen" and heads else [chosen.plan.head]
+
+
+def _repeats(bench: Bench, chosen: Candidate, settings: Settings) -> dict[str, Any] | None:
+    """Accuracies of the same plan with other seeds, on the same test items."""
+    if bench.judged_split != "test":
+        return None
+    labels = bench.samples("test").labels
+    found = [{"seed": settings.seed, "accuracy": _accuracy(chosen, labels)}]
+    for seed in range(settings.seed + 1, settings.seed + settings.repeats):
+        bench.reporter.say(f"Again with seed {seed}")
+        own = settings.changed(seed=seed)
+        other = replace(bench, settings=own, notes=[])
+        candidate = train_candidate(other, make_plan(other, own), settings=own, folder=None)
+        found.append({"seed": seed, "accuracy": _accuracy(candidate, labels)})
+    values = np.array([row["accuracy"] for row in found])
+    spread = {"mean": values.mean(), "sd": values.std(ddof=1), "min": values.min(), "max": values.max()}
+    return {"n": len(found), "accuracy": {name: float(v) for name, v in spread.items()}, "seeds": found}
+
+
+def _accuracy(candidate: Candidate, labels: np.ndarray) -> float:
+    return float((candidate.logits["test"].argmax(1) == labels).mean())

@@ -43,9 +43,9 @@ def score_splits(bench: Bench, candidate: Candidate) -> dict[str, Scores]:
     """Scores on every split that has items."""
     found: dict[str, Scores] = {}
     for name, logits in candidate.logits.items():
-        labels = bench.samples(name).labels
-        if len(labels):
-            found[name] = scoring.score(labels, softmax(logits), classes=bench.dataset.classes)
+        labels, there = bench.samples(name).labels, np.isfinite(logits).all(axis=1)
+        if there.any():
+            found[name] = scoring.score(labels[there], softmax(logits[there]), classes=bench.dataset.classes)
     return found
 
 
@@ -59,11 +59,11 @@ def run_record(
 ) -> dict[str, Any]:
     """run.json as a plain dict. All but `seconds` (in `race` too) and `work` is the same when a command runs again."""
     scores = score_splits(bench, chosen)
-    test = bench.samples("test").labels
+    test = bench.samples(bench.judged_split).labels
     majority = scoring.majority(bench.samples("train").labels, test, bench.dataset.classes)
     baselines: dict[str, Any] = {"majority": majority}
     gain = None
-    if baseline is not None:
+    if baseline is not None and bench.judged_split == "test":
         scratch = scoring.score(test, softmax(baseline.logits["test"]), classes=bench.dataset.classes)
         baselines["scratch"] = {**plain(scratch), "epochs": baseline.plan.epochs}
         right, other = (c.logits["test"].argmax(1) == test for c in (chosen, baseline))
@@ -242,13 +242,13 @@ def write_run(folder: Path, bench: Bench, chosen: Candidate, record: Mapping[str
 
 
 def predictions_csv(bench: Bench, candidate: Candidate) -> str:
-    """The test items with label, prediction and all probabilities, as CSV text."""
+    """The judged items with label, prediction and all probabilities, as CSV text."""
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     classes = bench.dataset.classes
     table.writerow(["file", "label", "predicted", *(f"p_{name}" for name in classes)])
-    samples = bench.samples("test")
-    for item, label, row in zip(samples.items, samples.labels, softmax(candidate.logits["test"]), strict=True):
+    samples, logits = bench.samples(bench.judged_split), candidate.logits[bench.judged_split]
+    for item, label, row in zip(samples.items, samples.labels, softmax(logits), strict=True):
         table.writerow([item.name, classes[label], classes[int(row.argmax())], *(f"{p:.6f}" for p in row)])
     return text.getvalue()
 
@@ -275,9 +275,9 @@ def _pictures(wanted: Iterable[tuple[Item, dict[str, Any]]]) -> list[report.Pict
 
 
 def _errors(bench: Bench, candidate: Candidate) -> list[report.Picture]:
-    """The test items that were most confidently wrong."""
-    samples = bench.samples("test")
-    chances = softmax(candidate.logits["test"])
+    """The judged items that were most confidently wrong."""
+    samples = bench.samples(bench.judged_split)
+    chances = softmax(candidate.logits[bench.judged_split])
     predicted = chances.argmax(1)
     wrong = np.flatnonzero(predicted != samples.labels)
     worst = wrong[np.argsort(-chances[wrong].max(1), kind="stable")][:_GALLERY]

@@ -94,8 +94,17 @@ class Bench:
         """Item.name → a key that items share which must stay on one side: their content."""
         return self.facts.hashes
 
+    @property
+    def judged_split(self) -> str:
+        """Where the final score comes from: the sealed test set, else cross-validation."""
+        return "test" if self.dataset.split("test") else "cross_validation"
+
     def samples(self, *splits: str) -> Samples:
-        """Items and labels of some splits, in the order of the data set."""
+        """Items and labels of some splits, in the order of the data set.
+
+        "cross_validation" stands for all that a plan is made with, where they are judged out of fold.
+        """
+        splits = ("train", "val") if splits == ("cross_validation",) else splits
         return Samples.of([item for item in self.dataset.items if item.split in splits], self.facts.hashes)
 
     @contextmanager

@@ -18,8 +18,7 @@ from headstart.judge.choosing import Entry
 from headstart.records import Item
 from headstart.settings import Settings
 from headstart.stages import Bench, Candidate, groups_of, make_plan, train_candidate
-from headstart.transfer._heads_common import fold_pairs, log_softmax
-from headstart.transfer.heads import fit_head
+from headstart.transfer.heads import fit_head, fold_pairs, log_softmax
 
 __all__ = ["Arena", "Entrant", "on_fold", "probe", "try_fold"]
 

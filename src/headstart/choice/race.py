@@ -21,7 +21,7 @@ import numpy as np
 
 from headstart.choice.entrants import Arena, Entrant, probe, rows_of, try_fold, usual_epochs
 from headstart.errors import DataError
-from headstart.judge.choosing import choose
+from headstart.judge.choosing import Choice, Entry, choose
 from headstart.settings import Settings
 from headstart.stages import Bench, make_plan
 from headstart.transfer.budget import Clock
@@ -30,13 +30,14 @@ from headstart.transfer.heads import fit_head
 from headstart.transfer.net import TransferNet
 from headstart.transfer.surgery import gradient_ratios, lowest_asked
 
-__all__ = ["Decision", "race"]
+__all__ = ["Decision", "choose_entry", "race"]
 
 _PROBES = ("linear", "ridge", "svm", "mlp", "knn")
 _FEW_ERRORS = 5  # so few items that the best probe has wrong leave no room to show a gain
 _TRIED = 2  # fine-tunings that go on after the trials
 _TRIAL_SHARE, _FINAL_FACTOR = 0.15, 1.25  # of the time left for one trial; the final training has more items
 _MANY_FOR_MLP = 4_000
+_LEVEL = 0.05
 
 
 @dataclass
@@ -50,6 +51,11 @@ class Decision:
     stopped: list[str] = field(default_factory=list)
     epoch_seconds: float = 0.0  # of one epoch of all layers, where it was measured
     ratios: dict[str, float] = field(default_factory=dict)
+
+
+def choose_entry(entries: Sequence[Entry]) -> Choice:
+    """The choice among entries, each pair compared at the level of 5 %: the simplest that none beats beyond chance."""
+    return choose(entries, keep=max(0.5, 1 - _LEVEL * (len(entries) - 1)))
 
 
 def race(benches: Sequence[Bench], clock: Clock) -> Decision:
@@ -106,7 +112,7 @@ class _Race:
 
     def _best(self) -> Entrant:
         """The probe that the rule of the choice takes now."""
-        choice = choose([entrant.entry(self.arena.labels) for entrant in self.entrants])
+        choice = choose_entry([entrant.entry(self.arena.labels) for entrant in self.entrants])
         return self.entrants[choice.chosen]
 
     def _room(self, best: Entrant) -> bool:
@@ -241,7 +247,7 @@ class _Race:
     def _decide(self) -> Decision:
         labels = self.arena.labels
         ready = [i for i, e in enumerate(self.entrants) if e.stopped is None]
-        choice = choose([self.entrants[i].entry(labels) for i in ready])
+        choice = choose_entry([self.entrants[i].entry(labels) for i in ready])
         p: list[float | None] = [None] * len(self.entrants)
         for place, value in zip(ready, choice.p, strict=True):
             p[place] = value if place != ready[choice.best] else None

@@ -61,7 +61,9 @@ def seal(
         place = {name: "test" if split == "val" else split for name, split in place.items()}
         notes.append("no test split: val was sealed as the test set, and choices are made inside train")
         given = {"train", "test"}
-    if "test" not in given:
+    if "test" not in given and test_fraction == 0:
+        notes.append("no test set is held back, as asked: the score comes from cross-validation")
+    elif "test" not in given:
         taken = _carve(dataset, place, facts_hashes, fraction=test_fraction, salt=f"test {seed}")
         if not taken:
             raise _untestable(dataset)

@@ -23,7 +23,15 @@ import numpy as np
 
 from headstart.errors import SettingsError, did_you_mean
 from headstart.settings import HEADS
-from headstart.transfer._heads_common import Array, accuracy_and_loss, blocks, checked, linear_layer
+from headstart.transfer._heads_common import (
+    Array,
+    accuracy_and_loss,
+    blocks,
+    checked,
+    fold_pairs,
+    linear_layer,
+    log_softmax,
+)
 from headstart.transfer._heads_knn import fit_knn, knn_logits, knn_module
 from headstart.transfer._heads_linear import LINEAR_KINDS, fit_linear, linear_curve
 from headstart.transfer._heads_mlp import fit_mlp, mlp_logits, mlp_module, train_mlp
@@ -31,7 +39,16 @@ from headstart.transfer._heads_mlp import fit_mlp, mlp_logits, mlp_module, train
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["FRACTIONS", "KINDS", "FittedHead", "fit_head", "learning_curve", "train_mlp"]
+__all__ = [
+    "FRACTIONS",
+    "KINDS",
+    "FittedHead",
+    "fit_head",
+    "fold_pairs",
+    "learning_curve",
+    "log_softmax",
+    "train_mlp",
+]
 
 KINDS = HEADS
 
