@@ -97,6 +97,16 @@ def accuracy_of(network: nn.Module, batches: DataLoader, device: str) -> float:
     return right / len(batches.dataset)
 
 
+def right_answers(network: nn.Module, pictures: ImageFolder, batches: DataLoader, device: str) -> dict[str, bool]:
+    """Which pictures get the right answer, by file name; the batches are not shuffled."""
+    network.eval()
+    right: list[bool] = []
+    with torch.no_grad():
+        for images, labels in batches:
+            right += (network(images.to(device)).argmax(1).cpu() == labels).tolist()
+    return dict(zip((Path(path).name for path, _ in pictures.samples), right, strict=True))
+
+
 @dataclass
 class Result:
     """What a peer writes."""

@@ -79,8 +79,9 @@ def main() -> None:
     network.load_state_dict(best)
     facts = {"lr": lr, "threads": torch.get_num_threads()}
     if (options.data / "test").is_dir():
-        test = common.loader(common.folder(options.data, "test", steady), options.batch)
-        facts["test_accuracy"] = common.accuracy_of(network, test, options.device)
+        pictures = common.folder(options.data, "test", steady)
+        right = common.right_answers(network, pictures, common.loader(pictures, options.batch), options.device)
+        facts |= {"test_right": right, "test_accuracy": sum(right.values()) / len(right)}
     result.write(options.out, **facts)
 
 

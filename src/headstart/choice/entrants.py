@@ -20,7 +20,12 @@ from headstart.settings import Settings
 from headstart.stages import Bench, Candidate, groups_of, make_plan, train_candidate
 from headstart.transfer.heads import fit_head, fold_pairs, log_softmax
 
-__all__ = ["Arena", "Entrant", "on_fold", "probe", "try_fold"]
+__all__ = ["Arena", "Entrant", "on_fold", "probe", "rows_of", "short", "try_fold", "usual_epochs"]
+
+
+def short(address: str) -> str:
+    """The last part of an address."""
+    return address.rstrip("/").rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Entrant:
     def label(self) -> str:
         """Its name in the race."""
         place = f" from {self.cut}" if self.strategy == "partial" else ""
-        return f"{self.strategy}{place} {self.head} on {self.source.rstrip('/').rpartition('/')[2]}"
+        return f"{self.strategy}{place} {self.head} on {short(self.source)}"
 
     @property
     def judged(self) -> np.ndarray:

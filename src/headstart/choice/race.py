@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.choice.entrants import Arena, Entrant, probe, rows_of, try_fold, usual_epochs
+from headstart.choice.entrants import Arena, Entrant, probe, rows_of, short, try_fold, usual_epochs
 from headstart.errors import DataError
 from headstart.judge.choosing import Choice, Entry, choose
 from headstart.settings import Settings
@@ -94,17 +94,17 @@ class _Race:
         """The heads on one source's frozen features, the quick ones first, in a share of half of the time left."""
         asked = self.settings.head
         kinds = _PROBES if asked == "auto" else (asked,)
-        room, longest = 0.5 * share * self.clock.left, 0.0
-        began = self.clock.used
+        bench.features(self.settings.pooling, "train", "val")
+        room, longest, began = 0.5 * share * self.clock.left, 0.0, self.clock.used
         for kind in kinds:
-            used = self.clock.used - began
-            if longest and used + 2 * longest > room:
-                self._stop(f"{kind} on {bench.source.address}: no time for more heads")
+            name = f"{kind} on {short(bench.source.address)}"
+            if longest and self.clock.used - began + 2 * longest > room:
+                self._stop(f"{name}: no time for more heads")
                 continue
             if kind == "mlp" and len(self.arena.labels) > _MANY_FOR_MLP and asked == "auto":
-                self._stop(f"mlp on {bench.source.address}: with so many items it costs more than it has brought")
+                self._stop(f"{name}: left out with more than {_MANY_FOR_MLP:,} items, where it takes long")
                 continue
-            self.reporter.say(f"Probing: {kind} on {bench.source.address}")
+            self.reporter.say(f"Probing: {name}")
             found = probe(bench, self.arena, self.settings.changed(strategy="frozen", head=kind))
             if found is not None:
                 longest = max(longest, found.seconds)

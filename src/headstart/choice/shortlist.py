@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.choice.entrants import short
 from headstart.errors import SourceError
 from headstart.records import Dataset, Item
 from headstart.sources import addresses, open_source
@@ -62,7 +63,7 @@ def shortlist(bench: Bench, clock: Clock) -> Shortlist:
             found.benches.append(own)
             room -= seconds
         elif len(found.benches) < RACED:
-            found.stopped.append(f"{name}: the features of all items would take {seconds:.0f} s")
+            found.stopped.append(f"{short(name)}: the features of all items would take {seconds:.0f} s")
     if not found.benches:  # none fits: the quickest, on as many items as fit
         own, speed = max(by_name.values(), key=lambda pair: pair[1])
         found.benches.append(_thinned(own, speed, room, found))
@@ -115,7 +116,7 @@ def _ranked(benches: Sequence[Bench], speeds: Sequence[float], clock: Clock) -> 
     rows, seconds = {}, {}
     for bench in benches:
         started = time.perf_counter()
-        bench.reporter.say(f"Ranking: {bench.source.address} on {len(items)} items")
+        bench.reporter.say(f"Ranking: {short(bench.source.address)} on {len(items)} items")
         rows[bench.source.address] = bench.warm(items)
         seconds[bench.source.address] = time.perf_counter() - started
     ranked = rank(rows, y)
