@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from headstart._cli_options import settings_of, with_settings
 from headstart.errors import SettingsError
-from headstart.settings import HEADS, STRATEGIES, Settings, option
+from headstart.settings import HEADS, STRATEGIES, Settings, option, seconds_of, sources_of
 
 
 def message(**options: Any) -> str:
@@ -127,3 +127,27 @@ def test_every_option_has_help_and_a_panel() -> None:
         assert field.metadata["help"].endswith("."), field.name
         assert field.metadata["panel"] != "Run", field.name
     assert option(1, "Text.").metadata["choices"] == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("1.5h", 5400), ("2 min", 120), (7, 7)],
+)
+def test_a_time_is_read_as_people_write_it(said: str, seconds: float) -> None:
+    assert seconds_of(said) == seconds
+
+
+@pytest.mark.parametrize("said", ["", "soon", "10 weeks", "m", "-5", "5m3h", "0"])
+def test_a_budget_that_is_no_time_is_refused(said: str) -> None:
+    with pytest.raises(SettingsError, match=r"budget|time"):
+        Settings.of(budget=said)
+
+
+def test_several_sources_are_named_with_commas_and_each_once() -> None:
+    assert sources_of("a, b,a,,c") == ("a", "b", "c")
+    assert sources_of("timm:resnet18") == ("timm:resnet18",)
+
+
+def test_weights_of_ones_own_belong_to_one_source() -> None:
+    with pytest.raises(SettingsError, match="weights belong to one source"):
+        Settings.of(source="a,b", weights="w.pth")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -103,3 +104,18 @@ def test_in_another_thread_nothing_is_changed() -> None:
 
 def test_a_new_stop_asks_for_nothing() -> None:
     assert Stop().code is None
+
+
+def test_a_deadline_holds_inside_its_block_and_an_earlier_one_wins() -> None:
+    stop = Stop()
+    assert not stop.late
+    with stop.until(time.monotonic() + 1000):
+        assert not stop.late
+        with stop.until(time.monotonic() - 1):
+            assert stop.late
+            with stop.until(time.monotonic() + 5000):
+                assert stop.late
+        with stop.until(None):
+            assert stop.deadline is not None
+        assert not stop.late
+    assert stop.deadline is None

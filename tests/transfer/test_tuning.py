@@ -412,3 +412,21 @@ def test_a_hesitant_epoch_that_was_right_by_luck_is_not_made_surer() -> None:
     labels = np.array([0, 1, 2])
     hesitant, learned = 0.01 * np.eye(3, dtype=np.float32), 3.0 * np.eye(3, dtype=np.float32)
     assert judged(hesitant, labels)[2] > 1.0 > judged(learned, labels)[2]
+
+
+def test_when_the_time_is_over_training_ends_with_the_best_that_it_has(rig: Make) -> None:
+    made = rig(epochs=50, n=36, lr="5e-3")
+    steps, step = [], made.trainer._apply
+
+    def counted(loss: float, size: int) -> bool:
+        steps.append(loss)
+        if len(steps) == 20:  # six steps an epoch: in the fourth
+            made.trainer.stop.deadline = 0.0
+        return step(loss, size)
+
+    made.trainer._apply = counted  # type: ignore[method-assign]
+    tuned = made.fit()
+    assert len(steps) == 20
+    assert [row["epoch"] for row in tuned.history] == [0, 1, 2, 3, 4]
+    assert tuned.history[tuned.best_epoch]["val_loss"] < tuned.history[0]["val_loss"]
+    assert "the time was over in epoch 4 of 50, after 2 of 6 steps" in tuned.notes

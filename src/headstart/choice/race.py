@@ -55,7 +55,7 @@ class Decision:
 
 def choose_entry(entries: Sequence[Entry]) -> Choice:
     """The choice among entries, each pair compared at the level of 5 %: the simplest that none beats beyond chance."""
-    return choose(entries, keep=max(0.5, 1 - _LEVEL * (len(entries) - 1)))
+    return choose(entries, keep=max(0.5, 1 - _LEVEL * max(1, len(entries) - 1)))
 
 
 def race(benches: Sequence[Bench], clock: Clock) -> Decision:
@@ -213,8 +213,7 @@ class _Race:
         """Its usual number of epochs, or as many as leave time for the final training, on the first fold again."""
         usual = usual_epochs(bench, entrant.settings)
         one = entrant.fold_seconds / max(1, entrant.epochs)
-        fitting = int(0.9 * self.clock.left / max(1e-9, one * (rivals + _FINAL_FACTOR)))
-        epochs = min(usual, fitting)
+        epochs = int(min(usual, 0.9 * self.clock.left / max(1e-9, one * (rivals + _FINAL_FACTOR))))
         if epochs <= entrant.epochs:
             if not self.clock.fits(one * entrant.epochs * _FINAL_FACTOR):
                 entrant.stopped = "no time left to train it on all items"

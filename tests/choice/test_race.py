@@ -1,0 +1,106 @@
+"""The race: honest, within its time, and the same whatever the sealed labels are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_entrants import bench_of
+
+from headstart.choice.race import choose_entry, race
+from headstart.records import Dataset
+from headstart.stages import Bench
+from headstart.transfer.budget import Clock
+
+QUICK: dict[str, Any] = {"epochs": 2, "precision": "fp32", "views": 1}
+
+
+class Ticking:
+    """A clock that moves on by so many seconds at every look."""
+
+    def __init__(self, step: float) -> None:
+        self.at, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.at += self.step
+        return self.at
+
+
+def relabelled(dataset: Dataset) -> Dataset:
+    """The same data with every label of the sealed test set moved on by one."""
+    moved = tuple(
+        replace(item, label=(int(item.label or 0) + 1) % len(dataset.classes)) if item.split == "test" else item
+        for item in dataset.items
+    )
+    return dataset.with_items(moved)
+
+
+@pytest.fixture(scope="module")
+def bench(split_shapes: Path) -> Bench:
+    return bench_of(split_shapes, cache=False, **QUICK)
+
+
+def test_all_ways_of_transferring_race_and_one_is_chosen(bench: Bench) -> None:
+    found = race([bench], Clock(None))
+    ways = [(row["strategy"], row["head"]) for row in found.rows]
+    assert [head for strategy, head in ways if strategy == "frozen"] == ["linear", "ridge", "svm", "mlp", "knn"]
+    assert {"partial", "discriminative", "full"} <= {strategy for strategy, _ in ways}
+    assert sum(row["chosen"] for row in found.rows) == 1
+    chosen = next(row for row in found.rows if row["chosen"])
+    assert (found.settings.strategy, found.settings.head) == (chosen["strategy"], chosen["head"])
+    assert found.choice is not None
+    assert found.choice["sentence"]
+    assert found.ratios.keys() == {b.name for b in bench.source.blocks if b.parameters}
+
+
+def test_the_sealed_labels_have_no_say(split_shapes: Path) -> None:
+    first = bench_of(split_shapes, cache=False, **QUICK)
+    second = replace(first, dataset=relabelled(first.dataset), _features={}, seconds={}, work=dict(first.work))
+    a, b = race([first], Clock(None)), race([second], Clock(None))
+    strip = [{k: v for k, v in row.items() if k != "seconds"} for row in a.rows]
+    assert strip == [{k: v for k, v in row.items() if k != "seconds"} for row in b.rows]
+    assert (a.settings, a.choice) == (b.settings, b.choice)
+
+
+def test_a_head_that_was_asked_for_is_the_only_one_and_one_without_gradient_stays_frozen(split_shapes: Path) -> None:
+    found = race([bench_of(split_shapes, cache=False, head="ridge", **QUICK)], Clock(None))
+    assert [(row["strategy"], row["head"]) for row in found.rows] == [("frozen", "ridge")]
+
+
+def test_where_the_time_is_short_a_usable_plan_is_chosen_and_what_was_left_out_is_told(split_shapes: Path) -> None:
+    bench = bench_of(split_shapes, cache=False, **QUICK)
+    found = race([bench], Clock(40.0, now=Ticking(2.0)))
+    assert found.settings.strategy in ("frozen", "partial", "discriminative", "full")
+    assert sum(row["chosen"] for row in found.rows) == 1
+    assert found.stopped or any(row["stopped"] for row in found.rows)
+
+
+def test_a_probe_that_is_nearly_always_right_leaves_no_room_for_fine_tuning(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name, colour in (("red", (200, 20, 20)), ("blue", (20, 20, 200))):
+        for n in range(12):
+            place = tmp_path / "data" / name
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), tuple(c + 2 * n for c in colour)).save(place / f"{n}.png")  # type: ignore[arg-type]
+    found = race([bench_of(tmp_path / "data", cache=False, **QUICK)], Clock(None))
+    assert {row["strategy"] for row in found.rows} == {"frozen"}
+    assert any("leaves no room" in line for line in found.stopped)
+
+
+def test_each_pair_is_compared_at_five_percent_however_many_run(bench: Bench) -> None:
+    import numpy as np
+
+    from headstart.judge.choosing import Entry
+
+    rng = np.random.default_rng(0)
+    right = rng.random(400) < 0.8
+    simple = right & (rng.random(400) < 0.93)  # seven points worse, which 400 items show
+    entries = [
+        Entry("large", right, np.where(right, 0.1, 2.0), 1000.0),
+        Entry("simple", simple, np.where(simple, 0.1, 2.0), 10.0),
+        *(Entry(f"{n}", simple, np.where(simple, 0.1, 2.0), 100.0 + n) for n in range(8)),
+    ]
+    assert choose_entry(entries).chosen == 0
