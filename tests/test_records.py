@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +60,24 @@ def test_sets_have_one_order_whatever_the_hash_seed() -> None:
 def test_records_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Item("a", MemoryOrigin(b"")).label = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("text", ["a/b/c.jpg", "c.jpg", "/c.jpg", "/a.b/c", "a/..", "a/b\0c"])
+def test_a_file_stays_where_it_was_said_to_be(text: str) -> None:
+    path = Path(text)
+    assert FileOrigin(path).path == FileOrigin(text).path == path
+    assert FileOrigin(path) == FileOrigin(Path(text)) != FileOrigin(path.with_name("other"))
+    assert pickle.loads(pickle.dumps(FileOrigin(path))) == FileOrigin(path)
+
+
+def test_the_places_of_many_files_take_little_memory() -> None:
+    tracemalloc.start()
+    try:
+        kept = [FileOrigin(Path("/some/long/folder/of/pictures") / f"{n:06d}.jpg") for n in range(2000)]
+        used = tracemalloc.get_traced_memory()[0] / len(kept)
+    finally:
+        tracemalloc.stop()
+    assert used < 200
 
 
 def test_a_dataset_knows_its_splits_in_their_order() -> None:

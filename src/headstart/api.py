@@ -173,9 +173,12 @@ class _Job:
 
 def _run(job: _Job, out: str | Path | None, *, reporter: Reporter | None, overwrite: bool = False) -> RunResult:
     """Prepare, open the run folder, train, judge, write."""
-    from headstart.choice.automatic import clock_for, is_automatic
-    from headstart.stages import prepare
-    from headstart.transfer.interrupt import listening
+    from headstart.sources._importing import uncollected
+
+    with uncollected():
+        from headstart.choice.automatic import clock_for, is_automatic
+        from headstart.stages import prepare
+        from headstart.transfer.interrupt import listening
 
     folder = Path(out).expanduser() if out is not None else None
     if folder is not None and not job.going_on:
@@ -358,7 +361,10 @@ def predict(
 
     Raises ModelError when the model cannot be opened, DataError when a path does not exist.
     """
-    from headstart.ship.model import load
+    from headstart.sources._importing import uncollected
+
+    with uncollected():
+        from headstart.ship.model import load
 
     return [answer.as_dict(top_k) for answer in load(run).predict(files, reporter=reporter)]
 

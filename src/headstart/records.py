@@ -5,6 +5,8 @@ Item and Dataset know no pixels; `Item.origin` says where the bytes are, and dat
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -36,11 +38,22 @@ SCHEMA = 1
 # --- data -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class FileOrigin:
-    """The picture is a file."""
+    """The picture is a file, kept as its folder, which its neighbours share, and its name: a sixth of a Path."""
 
-    path: Path
+    folder: str
+    file: str
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        folder, file = os.path.split(path)
+        object.__setattr__(self, "folder", sys.intern(folder))
+        object.__setattr__(self, "file", file)
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return Path(self.folder, self.file)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+
+import pytest
+
+from headstart.sources._importing import uncollected
 
 COSTLY = (
     *("torch._dynamo", "torch._inductor", "sympy", "triton.runtime", "sklearn", "scipy", "accelerate", "pandas"),
@@ -65,3 +70,14 @@ assert sys.modules["torch._dynamo.utils"] is real
 print(sys.modules["torchvision.ops.roi_align"].is_compile_supported is real.is_compile_supported)
 """
     assert run(code).strip() == "True"
+
+
+def test_the_collector_rests_while_modules_are_made_and_no_longer() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ValueError, match="as it was"), uncollected():
+        assert not gc.isenabled()
+        with uncollected():
+            pass
+        assert not gc.isenabled()  # of two blocks the outer one ends it
+        raise ValueError("as it was")
+    assert gc.isenabled()

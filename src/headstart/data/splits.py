@@ -104,11 +104,13 @@ def folds(
     spread = Counter(label for unit in units for label, _ in unit.counts)
     k = max(2, min(k, *spread.values(), len(units)))
     held: list[list[str]] = [[] for _ in range(k)]
-    counts: list[Counter[int]] = [Counter() for _ in range(k)]
+    counts, totals = {label: [0] * k for label in spread}, [0] * k
     for unit in _dealt(units, f"folds {seed}"):
-        best = min(range(k), key=lambda fold: (_load(counts[fold], unit, spread), counts[fold].total(), fold))
+        best = min(zip(_loads(counts, unit, spread), totals, range(k), strict=True))[2]
         held[best] += unit.names
-        counts[best].update(dict(unit.counts))
+        totals[best] += len(unit.names)
+        for label, size in unit.counts:
+            counts[label][best] += size
     pairs = []
     for part in held:
         out = np.array(sorted(int(name) for name in part), dtype=np.int64)
@@ -116,9 +118,12 @@ def folds(
     return pairs
 
 
-def _load(counts: Counter[int], unit: _Unit, spread: Mapping[int, int]) -> float:
-    """How full a fold is already of the classes of this unit."""
-    return sum(counts[label] * size / spread[label] for label, size in unit.counts)
+def _loads(counts: Mapping[int, Sequence[int]], unit: _Unit, spread: Mapping[int, int]) -> Sequence[float]:
+    """How full every fold is already of the classes of this unit, in parts that only their order matters of."""
+    if len(unit.counts) == 1:
+        return counts[unit.counts[0][0]]
+    shares = [[n * size / spread[label] for n in counts[label]] for label, size in unit.counts]
+    return [sum(parts) for parts in zip(*shares, strict=True)]
 
 
 def _units(names: Iterable[str], labels: Iterable[int], keys: Iterable[str]) -> list[_Unit]:
@@ -128,6 +133,10 @@ def _units(names: Iterable[str], labels: Iterable[int], keys: Iterable[str]) -> 
         members.setdefault(key, []).append((name, label))
     units = []
     for pairs in members.values():
+        if len(pairs) == 1:
+            name, label = pairs[0]
+            units.append(_Unit(name, (name,), ((label, 1),)))
+            continue
         held = tuple(sorted(name for name, _ in pairs))
         units.append(_Unit(held[0], held, tuple(sorted(Counter(label for _, label in pairs).items()))))
     return sorted(units, key=lambda unit: unit.key)
