@@ -48,6 +48,14 @@ FOUND = {
         "modes": {"RGB": 5, "L": 1},
         "formats": {"JPEG": 6},
     },
+    "near_duplicates": {
+        "groups": [["c.jpg", "d.jpg", "e.jpg", "f.jpg", "g.jpg"]],
+        "across_splits": [["c.jpg", "d.jpg"]],
+        "contradictions": [],
+        "how": "by hashes",
+        "test": None,
+    },
+    "group_leaks": [{"group": "p1", "splits": ["train", "test"]}],
     "imbalance": 4.0,
     "warnings": ["the class bees has one item"],
     "notes": ["split by us"],
@@ -437,6 +445,10 @@ def test_inspect_shows_counts_and_everything_that_wants_a_look(api: FakeApi, cap
         "skipped: 12",
         "… and 2 more",
         "a.jpg = b.jpg",
+        "nearly the same: 1",
+        "c.jpg ~ d.jpg ~ e.jpg ~ f.jpg ~ …",
+        "nearly the same over splits: 1",
+        "p1: train, test",
         "median 20",
         "RGB 5, L 1",
         "4.0 times",
@@ -599,6 +611,10 @@ def test_a_whole_session_from_looking_to_predicting(
     found = told("inspect", str(data))
     assert found["classes"] == ["blue", "red"]
     assert [row["file"] for row in found["skipped"]] == ["train/red/broken.png"]
+
+    assert found["near_duplicates"]["groups"] == []
+    assert "no column 'patient'" in told("inspect", str(data), "--group", "patient", code=2)
+    assert "no column 'patient'" in told("fit", str(data), "--source", "toy", "--group", "patient", code=2)
 
     run = told("fit", str(data), "--source", "toy", "--head", "ridge", "--out", "run", "--seed", "3")
     assert run["settings"]["head"] == "ridge"

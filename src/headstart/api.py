@@ -298,12 +298,15 @@ def _choose(bench: Bench, candidates: list[Candidate]) -> tuple[Candidate, list[
 # --- looking at data ----------------------------------------------------------------------------------------------
 
 
-def inspect(data: Any, *, reporter: Reporter | None = None) -> dict[str, Any]:
-    """What is in the data: classes, splits, skipped files, duplicates, leaks, sizes, warnings. Imports no torch."""
+def inspect(data: Any, *, group: str | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
+    """What is in the data: classes, splits, skipped files, duplicates, leaks, sizes, warnings. Imports no torch.
+
+    `group` names the column whose items belong together, as in `fit`.
+    """
     from headstart.data.audit import audit
     from headstart.data.facts import counting, data_facts, load_data
 
-    dataset = load_data(data)
+    dataset = load_data(data, group=group)
     with (reporter or Silent()).progress("Checking pictures", len(dataset.items)) as bar:
         dataset, facts = audit(dataset, progress=counting(bar))
     return data_facts(dataset, facts)

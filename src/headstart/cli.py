@@ -196,6 +196,9 @@ def inspect(
     json_to: Annotated[
         str | None, typer.Option("--json", metavar="[FILE.json]", help="Write what was found as JSON: here or to FILE.")
     ] = None,
+    group: Annotated[
+        str | None, typer.Option(help="Column of the manifest whose items belong together, or 'folder'; as in fit.")
+    ] = None,
     sample: Annotated[int | None, typer.Option(min=1, help="Draw N labelled pictures as a grid; needs --out.")] = None,
     out: Annotated[Path | None, typer.Option(help="Picture file for --sample, for example grid.png.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sample.")] = 0,
@@ -204,7 +207,7 @@ def inspect(
     """Look at the data before training: counts, unreadable files, duplicates, leaks, sizes. Loads no network."""
     if (sample is None) != (out is None):
         raise SettingsError("--sample and --out belong together", remedy="For example --sample 24 --out grid.png")
-    found = _api().inspect(data, reporter=reporter_for(quiet=quiet))
+    found = _api().inspect(data, group=group, reporter=reporter_for(quiet=quiet))
     if json_to == "-":
         _print_json(found)
     elif json_to is not None:

@@ -98,6 +98,17 @@ def audit_lines(found: Mapping[str, Any]) -> list[str]:
     for key, title in groups.items():
         rows = found.get(key) or []
         lines += _named(title, (" = ".join(row) for row in rows), len(rows))
+    near = found.get("near_duplicates") or {}
+    alike = {
+        "groups": "nearly the same",
+        "across_splits": "nearly the same over splits",
+        "contradictions": "nearly the same, labels differ",
+    }
+    for key, title in alike.items():
+        rows = near.get(key) or []
+        lines += _named(title, (" ~ ".join(row[:4]) + (" ~ …" if len(row) > 4 else "") for row in rows), len(rows))
+    rows = found.get("group_leaks") or []
+    lines += _named("groups over splits", (f"{row['group']}: {', '.join(row['splits'])}" for row in rows), len(rows))
     lines += [f"warning: {safe(text)}" for text in found.get("warnings") or []]
     return lines + [f"note: {safe(text)}" for text in found.get("notes") or []]
 

@@ -141,6 +141,11 @@ class Facts:
     warnings: tuple[str, ...]
     hashes: Mapping[str, str] = field(default_factory=dict, repr=False)  # Item.name → sha256
     suspicious: tuple[Skipped, ...] = ()  # readable but odd (half empty, one colour); used and reported
+    near_duplicates: tuple[tuple[str, ...], ...] = ()  # groups of names that show one photo, not all of one file
+    near_leaks: tuple[tuple[str, ...], ...] = ()  # the groups among them that stand in more than one split
+    near_contradictions: tuple[tuple[str, ...], ...] = ()  # the groups among them with more than one label
+    group_leaks: tuple[tuple[str, tuple[str, ...]], ...] = ()  # Item.group in more than one split, and the splits
+    fingerprints: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # Item.name → data.near.fingerprint
 
 
 # --- source -----------------------------------------------------------------------------------------------

@@ -176,6 +176,12 @@ class Settings:
     )
 
     # data
+    group: str | None = option(
+        None,
+        "Column of the manifest whose items must stay on one side (patient, video, place); default: group, where it "
+        "is there. For folders 'folder': pictures in DIR/CLASS/NAME/ belong to the group NAME.",
+        panel="Data",
+    )
     val_fraction: float = option(
         0.2,
         "Share of the training items held back for choices where no val split is given.",

@@ -22,7 +22,7 @@ from headstart.data.audit import audit
 from headstart.data.augment import View
 from headstart.data.cores import cores
 from headstart.data.facts import counting, load_data
-from headstart.data.splits import seal
+from headstart.data.splits import keepable, seal, tied
 from headstart.errors import DataError
 from headstart.finetune import Candidate, add_views, proof, tuned
 from headstart.judge import scoring
@@ -88,11 +88,6 @@ class Bench:
     def n_classes(self) -> int:
         """How many classes there are."""
         return len(self.dataset.classes)
-
-    @property
-    def ties(self) -> Mapping[str, str]:
-        """Item.name → a key that items share which must stay on one side: their content."""
-        return self.facts.hashes
 
     @property
     def judged_split(self) -> str:
@@ -203,7 +198,7 @@ def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, se
     torch.set_num_threads(settings.threads or _threads())
     seconds: dict[str, float] = {}
     started = time.perf_counter()
-    dataset = load_data(data)
+    dataset = load_data(data, group=settings.group)
     first = addresses(settings.source)[0]
     source = open_source(first, weights=settings.weights, image_size=settings.image_size, seed=settings.seed)
     seconds["source"] = time.perf_counter() - started
@@ -213,7 +208,7 @@ def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, se
     if not sealed:
         dataset = seal(
             dataset, facts.hashes, val_fraction=settings.val_fraction, test_fraction=settings.test_fraction,
-            seed=settings.seed,
+            seed=settings.seed, near=facts.near_duplicates,
         )  # fmt: skip
     seconds["audit"] = time.perf_counter() - started
     for warning in facts.warnings:
@@ -326,9 +321,9 @@ def _search(bench: Bench, *splits: str) -> dict[str, Any]:
 
 
 def groups_of(bench: Bench, *splits: str) -> list[str] | None:
-    """A group name an item (its own group, else its content); None where every item stands alone."""
+    """A key an item, equal for those that share a group, a file or a look; None where every item stands alone."""
     items = [item for item in bench.dataset.items if item.split in splits]
-    names = [item.group or bench.ties[item.name] for item in items]
+    names = tied(items, bench.facts.hashes, near=keepable(bench.facts.near_duplicates, items))
     return names if len(set(names)) < len(names) else None
 
 

@@ -118,6 +118,50 @@ def test_copies_leaks_and_contradictions_are_told(tmp_path: Path) -> None:
     assert "1 pictures stand under more than one class" in text
 
 
+def twin(path: Path, to: Path, quality: int = 60) -> None:
+    """Write a smaller, mirrored copy of a picture."""
+    image = Image.open(path)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    image.resize((120, 90)).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(to, quality=quality)
+
+
+def photos(root: Path, layout: dict[str, int]) -> Path:
+    """Pictures that are large and varied enough to be told apart."""
+    seed = 0
+    for folder, count in layout.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            Image.fromarray(odd_files.photo(160, 120, seed)).save(root / folder / f"{number:03d}.jpg", quality=90)
+            seed += 1
+    return root
+
+
+def test_near_duplicates_are_told_apart_from_copies(tmp_path: Path) -> None:
+    photos(tmp_path, {"train/a": 10, "train/b": 10, "test/a": 2, "test/b": 2})
+    twin(tmp_path / "train/a/000.jpg", tmp_path / "train/a/twin.jpg")
+    twin(tmp_path / "train/a/001.jpg", tmp_path / "test/b/twin.jpg")
+    (tmp_path / "train/b/copy.jpg").write_bytes((tmp_path / "train/b/000.jpg").read_bytes())
+    facts = audited(tmp_path)
+    one, other = ("train/a/000.jpg", "train/a/twin.jpg"), ("test/b/twin.jpg", "train/a/001.jpg")
+    assert facts.near_duplicates == (other, one)
+    assert facts.near_leaks == facts.near_contradictions == (other,)
+    assert facts.duplicates == (("train/b/000.jpg", "train/b/copy.jpg"),)
+    assert set(facts.fingerprints) == set(facts.hashes)
+    text = " | ".join(facts.warnings)
+    assert "4 pictures in 2 groups are nearly the same" in text
+    assert "1 groups of nearly the same pictures stand in more than one split, such as test/b/twin.jpg" in text
+    assert "1 groups of nearly the same pictures stand under more than one class" in text
+
+
+def test_a_group_in_several_given_splits_is_told(tmp_path: Path) -> None:
+    helpers.fill(tmp_path, {"train/a/p1": 10, "train/b/p2": 10, "test/a/p1": 2, "test/b/p3": 2, "val/a/p1": 1})
+    facts = audit(read(tmp_path, group="folder"))[1]
+    assert facts.group_leaks == (("p1", ("train", "val", "test")),)
+    assert "the group 'p1' stands in train and val and test: scores on them are too good" in facts.warnings
+    helpers.fill(tmp_path / "whole", {"a/p1": 10, "b/p1": 10})
+    assert audit(read(tmp_path / "whole", group="folder"))[1].group_leaks == ()
+
+
 def test_imbalance_and_small_classes_are_told(tmp_path: Path) -> None:
     facts = audited(helpers.fill(tmp_path, {"large": 25, "small": 4}))
     assert facts.splits == {"unsplit": {"large": 25, "small": 4}}

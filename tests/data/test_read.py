@@ -254,6 +254,76 @@ def test_a_table_with_splits_and_groups(tmp_path: Path, column: str, suffix: str
     assert all(decode.load(item).ndim == 3 for item in dataset.items)
 
 
+def grouped_table(tmp_path: Path, suffix: str) -> Path:
+    """One table of four pictures with a column "Patient" (the last cell empty), in any of the formats."""
+    names, patients = pictures(tmp_path), ["p1", "p2", "p1", None]
+    path = tmp_path / f"table{suffix}"
+    if suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"file_name": names, "label": ["a", "b", "a", "b"], "Patient": patients}), path)
+    elif suffix == ".jsonl":
+        rows = [{"file_name": n, "label": "ab"[i % 2], "Patient": patients[i]} for i, n in enumerate(names)]
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+    else:
+        cells = [["file_name", "label", "Patient"], *([n, "ab"[i % 2], patients[i] or ""] for i, n in enumerate(names))]
+        path.write_text("\n".join(("\t" if suffix == ".tsv" else ",").join(row) for row in cells))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("name", ["Patient", "patient"])
+def test_the_user_names_the_column_of_groups(tmp_path: Path, suffix: str, name: str) -> None:
+    path = grouped_table(tmp_path, suffix)
+    assert [item.group for item in read(path).items] == [None] * 4
+    dataset = read(path, group=name)
+    assert [item.group for item in dataset.items] == ["p1", "p2", "p1", None]
+    assert f"1 rows have no {name}: each of them stands alone" in dataset.notes
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_an_unknown_column_of_groups_is_refused_with_the_near_ones(tmp_path: Path, suffix: str) -> None:
+    path = grouped_table(tmp_path, suffix)
+    text = message(path, group="Patent")
+    assert "no column 'Patent' to group by" in text
+    assert "Did you mean Patient?" in text
+    assert "the column 'label' holds the label" in message(path, group="label")
+
+
+def test_groups_of_parquet_cells_and_of_a_folder_with_metadata(tmp_path: Path) -> None:
+    data = [helpers.picture(n) for n in range(4)]
+    video = [1.0, float("nan"), 1.0, 2.0]
+    path = helpers.shard(tmp_path / "a.parquet", data, [0, 1, 0, 1], names=["x", "y"], video=video)
+    assert [item.group for item in read(path, group="video").items] == ["1.0", None, "1.0", "2.0"]
+    assert "Did you mean video?" in message(path, group="vidio")
+    names = pictures(tmp_path / "m")
+    (tmp_path / "m/metadata.csv").write_text("file_name,label,day\n" + "".join(f"{n},{n[-5]},d\n" for n in names))
+    assert {item.group for item in read(tmp_path / "m", group="day").items} == {"d"}
+    assert "no column 'night'" in message(tmp_path / "m", group="night")
+
+
+def test_the_folder_below_the_class_can_be_the_group(tmp_path: Path) -> None:
+    helpers.fill(tmp_path / "flat", {"cat/tom": 2, "cat/felix": 1, "cat": 1, "dog/tom/day 1": 2})
+    dataset = read(tmp_path / "flat", group="folder")
+    assert [item.group for item in dataset.items] == [None, "felix", "tom", "tom", "tom/day 1", "tom/day 1"]
+    assert "1 pictures lie in no folder below their class: each of them stands alone" in dataset.notes
+    assert {item.group for item in read(tmp_path / "flat").items} == {None}
+    helpers.fill(tmp_path / "split", {"train/a/v1": 2, "train/b/v2": 2, "test/a/v1": 1})
+    assert [item.group for item in read(tmp_path / "split", group="folder").items] == ["v1", "v1", "v1", "v2", "v2"]
+
+
+def test_groups_that_cannot_be_told_say_what_is_possible(tmp_path: Path) -> None:
+    helpers.fill(tmp_path, {"cat": 2, "dog": 2})
+    text = message(tmp_path, group="patient")
+    assert "no column 'patient'" in text
+    assert "folder" in text
+    assert "a table with the columns file_name, label" in text
+    assert "nothing to group by" in message(tmp_path, group="folder")
+    images = [np.full((20, 20, 3), n, np.uint8) for n in range(4)]
+    assert "pictures in memory have no column 'x'" in message(images, labels=[0, 1, 0, 1], group="x")
+
+
 def test_quotes_commas_newlines_and_backslashes_in_cells(tmp_path: Path) -> None:
     helpers.fill(tmp_path, {"a,b": 1, "c": 1})
     text = 'file_name,label\n"a,b/000.jpg","say ""cheese"",\nplease"\nc\\000.jpg, plain \n'

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headstart.data.splits import folds, seal
+from headstart.data.splits import folds, keepable, seal, tied
 from headstart.errors import DataError
 from headstart.records import Dataset
 
 OPTIONS = {"val_fraction": 0.2, "test_fraction": 0.2, "seed": 0}
 
 
-def sealed(dataset: Dataset, hashes: dict[str, str] | None = None, **options: float) -> Dataset:
+def sealed(dataset: Dataset, hashes: dict[str, str] | None = None, **options: object) -> Dataset:
     return seal(dataset, hashes or {}, **{**OPTIONS, **options})  # type: ignore[arg-type]
 
 
@@ -102,6 +102,37 @@ def test_a_class_in_few_large_groups_is_tested_all_the_same() -> None:
     done = sealed(helpers.made([0] * 12 + [1] * 12, groups=groups))
     assert table(done)["test"][0] == 6
     assert table(done)["train"][0] == 6
+
+
+def test_near_duplicates_stay_on_one_side() -> None:
+    dataset = helpers.made([0] * 40 + [1] * 40)
+    names = [item.name for item in dataset.items]
+    near = [names[n : n + 4] for n in range(0, 40, 4)]
+    for seed in range(5):
+        done = sealed(dataset, seed=seed, near=near)
+        place = {item.name: item.split for item in done.items}
+        assert all(len({place[name] for name in group}) == 1 for group in near)
+        assert table(done)["test"] == {0: 8, 1: 8}
+
+
+def test_near_duplicates_tie_with_groups_and_copies() -> None:
+    dataset = helpers.made([0] * 5, groups=["g", "g", None, None, None])
+    names = [item.name for item in dataset.items]
+    keys = tied(dataset.items, {names[2]: "h", names[3]: "h"}, near=[(names[1], names[2]), ("gone", names[4])])
+    assert len(set(keys[:4])) == 1
+    assert keys[4] != keys[0]
+
+
+def test_a_look_that_fills_a_class_is_not_kept_together_and_is_told() -> None:
+    dataset = helpers.made([0] * 40 + [1] * 40)
+    names = [item.name for item in dataset.items]
+    near = [names[:30], names[40:44]]
+    assert keepable(near, dataset.items) == [names[40:44]]
+    done = sealed(dataset, near=near)
+    assert table(done)["test"] == {0: 8, 1: 8}
+    assert any("30 pictures that look nearly the same" in note for note in done.notes)
+    given = helpers.made([0] * 40 + [1] * 40, splits=(["train"] * 20 + ["val"] * 10 + ["test"] * 10) * 2)
+    assert sealed(given, near=near) == given
 
 
 # --- properties -------------------------------------------------------------------------------------------

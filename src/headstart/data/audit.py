@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.data import near
 from headstart.data.cores import default_workers
 from headstart.data.decode import examine, read_bytes
 from headstart.errors import DataError, UnreadableImage
@@ -50,6 +51,7 @@ class _Seen:
     width: int = 0
     height: int = 0
     oddity: str = ""
+    fingerprint: bytes = b""
 
 
 def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | None = None) -> tuple[Dataset, Facts]:
@@ -102,7 +104,10 @@ def _look(item: Item) -> _Seen:
         picture = examine(data, item.name, draft=_DRAFT)
     except UnreadableImage as error:
         return _Seen(reason=error.reason)
-    return _Seen("", hash_bytes(data), picture.mode, picture.format, picture.width, picture.height, odd(picture.pixels))
+    return _Seen(
+        "", hash_bytes(data), picture.mode, picture.format, picture.width, picture.height,
+        odd(picture.pixels), near.fingerprint(picture.pixels),
+    )  # fmt: skip
 
 
 def _look_at(items: Sequence[Item]) -> list[_Seen]:
@@ -195,6 +200,8 @@ def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> 
     duplicates = _named(copies)
     leaks = _named([group for group in copies if len({item.split for item in group}) > 1])
     contradictions = _named([group for group in copies if len({item.label for item in group}) > 1])
+    alike = _alike(dataset, seen)
+    group_leaks = _group_leaks(dataset)
     counts = _counts(dataset)
     learn = counts.get("train", dict.fromkeys(dataset.classes, 0))
     if "train" not in counts:
@@ -206,6 +213,8 @@ def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> 
         *warnings,
         *_balance_warnings(learn, imbalance),
         *_copy_warnings(duplicates, leaks, contradictions),
+        *_near_warnings(*alike),
+        *_group_warnings(group_leaks),
         *_file_warnings(dataset.skipped, suspicious),
     ]
     return Facts(
@@ -221,6 +230,37 @@ def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> 
         warnings=tuple(warnings),
         hashes={item.name: seen[item.name].sha256 for item in dataset.items},
         suspicious=suspicious,
+        near_duplicates=alike[0],
+        near_leaks=alike[1],
+        near_contradictions=alike[2],
+        group_leaks=group_leaks,
+        fingerprints={name: one.fingerprint for name, one in seen.items()},
+    )
+
+
+_Groups = tuple[tuple[str, ...], ...]
+
+
+def _alike(dataset: Dataset, seen: Mapping[str, _Seen]) -> tuple[_Groups, _Groups, _Groups]:
+    """The near-duplicates that are not one file over and over; those in several splits; those with several labels."""
+    item = {one.name: one for one in dataset.items}
+    found = near.groups({name: one.fingerprint for name, one in seen.items()})
+    found = tuple(group for group in found if len({seen[name].sha256 for name in group}) > 1)
+    leaks = tuple(group for group in found if len({item[name].split for name in group}) > 1)
+    return found, leaks, tuple(group for group in found if len({item[name].label for name in group}) > 1)
+
+
+def _group_leaks(dataset: Dataset) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The groups of the data set that stand in more than one split, with these splits."""
+    splits: dict[str, set[str]] = {}
+    for item in dataset.items:
+        if item.group is not None:
+            splits.setdefault(item.group, set()).add(item.split or "train")  # where seal puts those without a split
+    order = ("train", "val", "test")
+    return tuple(
+        (group, tuple(name for name in order if name in where))
+        for group, where in sorted(splits.items())
+        if len(where) > 1
     )
 
 
@@ -280,6 +320,35 @@ def _copy_warnings(
             f" {' = '.join(contradictions[0][:2])}: mend the labels"
         )
     return warnings
+
+
+def _near_warnings(found: _Groups, leaks: _Groups, contradictions: _Groups) -> list[str]:
+    warnings = []
+    if found:
+        count = sum(map(len, found))
+        warnings.append(
+            f"{count} pictures in {len(found)} groups are nearly the same (resized, mirrored or brightened),"
+            f" such as {' ~ '.join(found[0][:2])}"
+        )
+    if leaks:
+        warnings.append(
+            f"{len(leaks)} groups of nearly the same pictures stand in more than one split, such as"
+            f" {' ~ '.join(leaks[0][:2])}: scores on them are too good"
+        )
+    if contradictions:
+        warnings.append(
+            f"{len(contradictions)} groups of nearly the same pictures stand under more than one class, such as"
+            f" {' ~ '.join(contradictions[0][:2])}: look at the labels"
+        )
+    return warnings
+
+
+def _group_warnings(leaks: Sequence[tuple[str, tuple[str, ...]]]) -> list[str]:
+    if not leaks:
+        return []
+    group, splits = leaks[0]
+    more = f" ({len(leaks) - 1} more groups stand in several splits)" if len(leaks) > 1 else ""
+    return [f"the group {group!r} stands in {' and '.join(splits)}{more}: scores on them are too good"]
 
 
 def _file_warnings(skipped: Sequence[Skipped], suspicious: Sequence[Skipped]) -> list[str]:

@@ -11,7 +11,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ LAYOUTS = (
     "Wanted: DIR/CLASS/picture.jpg, or DIR/train/CLASS/picture.jpg with val and test beside it, or a CSV, JSONL or"
     " Parquet file with the columns file_name and label"
 )
+_TABLE = "a table with the columns file_name, label and the one to group by"
 _FOLDER_SPLITS = ("train", "val", "valid", "validation", "test")
 _MANIFESTS = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 _MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
@@ -44,14 +45,21 @@ class _Folder:
     walked: list[Walked] = field(default_factory=list)
 
 
-def read(data: str | Path | Sequence[Any], *, labels: Sequence[Any] | None = None, fewest: int = 2) -> Dataset:
+def read(
+    data: str | Path | Sequence[Any],
+    *,
+    labels: Sequence[Any] | None = None,
+    fewest: int = 2,
+    group: str | None = None,
+) -> Dataset:
     """Read a data folder, a manifest, Parquet files or Python lists (`data` with `labels`) into a Dataset.
 
-    Raises DataError when the layout is not one of ours, when a class of val or test is missing in train, or when there
-    are less than `fewest` classes (two to learn from, one to judge a model on); MissingExtraError for Parquet without
-    pyarrow.
+    `group` names the column of a table whose equal values stay on one side; in folders "folder" groups the pictures in
+    CLASS/NAME/ by NAME. Raises DataError when the layout is not one of ours, when there is no such column, when a class
+    of val or test is missing in train, or when there are less than `fewest` classes (two to learn from, one to judge a
+    model on); MissingExtraError for Parquet without pyarrow.
     """
-    dataset = _read(data, labels)
+    dataset = _read(data, labels, group)
     if len(dataset.classes) < fewest:
         seen = f"only one class, {dataset.classes[0]!r}" if dataset.classes else "no class"
         told = f"{seen} in {len(dataset.items)} pictures: two at least are needed"
@@ -59,17 +67,19 @@ def read(data: str | Path | Sequence[Any], *, labels: Sequence[Any] | None = Non
     return dataset
 
 
-def _read(data: str | Path | Sequence[Any], labels: Sequence[Any] | None) -> Dataset:
+def _read(data: str | Path | Sequence[Any], labels: Sequence[Any] | None, group: str | None) -> Dataset:
     """The data set as it is, whatever its classes."""
     if not isinstance(data, (str, Path)):
+        if group is not None:
+            raise _no_columns("pictures in memory", group, None)
         return _from_lists(data, labels)
     if labels is not None:
         raise DataError("labels belong to a list of pictures, not to a path", where=data)
     path = Path(data).expanduser()
     if path.is_dir():
-        return _from_folder(path)
+        return _from_folder(path, group)
     if path.is_file() or path.exists():
-        return _from_file(path)
+        return _from_file(path, group)
     raise _missing(path)
 
 
@@ -143,29 +153,29 @@ def _check_splits(path: str, named: Sequence[tuple[Found, str]], classes: tuple[
 # --- folders ----------------------------------------------------------------------------------------------
 
 
-def _from_folder(path: Path) -> Dataset:
+def _from_folder(path: Path, group: str | None) -> Dataset:
     problem: DataError | None = None
     for name in _MANIFESTS:
         if (path / name).is_file():
             problem = tables.header_problem(path / name)
             if problem is None:
-                return _assemble_table(path.as_posix(), tables.read_manifest(path / name))
+                return _assemble_table(path.as_posix(), tables.read_manifest(path / name, group=group), group)
     if problem is not None:
-        return _without_manifest(path, problem)
-    return _from_shards_or_folders(path)
+        return _without_manifest(path, problem, group)
+    return _from_shards_or_folders(path, group)
 
 
-def _without_manifest(path: Path, problem: DataError) -> Dataset:
+def _without_manifest(path: Path, problem: DataError, group: str | None) -> Dataset:
     """The folder's own layout where metadata.csv is about something else; else the manifest's problem."""
     try:
-        dataset = _from_shards_or_folders(path)
+        dataset = _from_shards_or_folders(path, group)
     except DataError:
         raise problem from None
     note = f"{Path(str(problem.where)).name} was not used as a manifest: {problem.what}"
     return dataset.with_items(dataset.items, notes=(*dataset.notes, note))
 
 
-def _from_shards_or_folders(path: Path) -> Dataset:
+def _from_shards_or_folders(path: Path, group: str | None) -> Dataset:
     top = walk(path, depth=1)
     if path_errors := [entry for entry in top.skipped if entry.file in ("", ".")]:
         raise DataError(f"the folder cannot be read: {path_errors[0].reason}", where=path)
@@ -174,19 +184,24 @@ def _from_shards_or_folders(path: Path) -> Dataset:
         inner = walk(path / "data", depth=1)
         shards = [path / "data" / name for name in inner.files if name.lower().endswith(".parquet")]
     if shards:
-        return _assemble_table(path.as_posix(), tables.read_shards(shards, path))
-    return _from_class_folders(path)
+        return _assemble_table(path.as_posix(), tables.read_shards(shards, path, group=group), group)
+    return _from_class_folders(path, group)
 
 
-def _assemble_table(path: str, table: tuple[list[Found], list[str]]) -> Dataset:
+def _assemble_table(path: str, table: tuple[list[Found], list[str]], group: str | None) -> Dataset:
     """A Dataset from the rows and notes of a manifest or of Parquet shards."""
     found, notes = table
     if not found:
         raise DataError("no rows", where=path, remedy=LAYOUTS)
+    alone = sum(1 for entry in found if entry.group is None)
+    if group is not None and alone:
+        notes = [*notes, f"{alone} rows have no {group}: each of them stands alone"]
     return assemble(path, found, notes=notes)
 
 
-def _from_class_folders(path: Path) -> Dataset:
+def _from_class_folders(path: Path, group: str | None) -> Dataset:
+    if group not in (None, "folder"):
+        raise _no_columns("a folder of class folders", group, path)
     state = _Folder()
     whole = walk(path)
     tree: dict[str, list[str]] = {folder: [] for folder in whole.folders if "/" not in folder}
@@ -211,6 +226,8 @@ def _from_class_folders(path: Path) -> Dataset:
         raise DataError(
             f"{sum(map(_is_picture, whole.files))} pictures but no class folders", where=path, remedy=LAYOUTS
         )
+    if group is not None:
+        _group_by_folder(state, path, depth=2 if split_folders else 1)
     return assemble(path.as_posix(), state.found, skipped=[*state.skipped, *whole.skipped], notes=state.notes)
 
 
@@ -255,6 +272,21 @@ def _add_classes(state: _Folder, path: Path, folder: str, names: list[str], spli
         state.notes.append(f"no picture in {_few([prefix + name for name in empty])}: left out")
 
 
+def _group_by_folder(state: _Folder, path: Path, *, depth: int) -> None:
+    """Give every picture in CLASS/NAME/ the group NAME; `depth` folders come before NAME."""
+    names = ["/".join(entry.name.split("/")[depth:-1]) for entry in state.found]
+    alone = names.count("")
+    if alone == len(names):
+        raise DataError(
+            "no picture lies in a folder below its class: there is nothing to group by",
+            where=path,
+            remedy=f"Wanted: CLASS/NAME/picture.jpg, or {_TABLE}",
+        )
+    state.found = [replace(entry, group=name or None) for entry, name in zip(state.found, names, strict=True)]
+    if alone:
+        state.notes.append(f"{alone} pictures lie in no folder below their class: each of them stands alone")
+
+
 def _loose_note(names: list[str], place: str) -> list[str]:
     count = sum(1 for name in names if _is_picture(name))
     return [f"{count} pictures {place} were not used"] if count else []
@@ -291,15 +323,15 @@ def _no_picture(path: Path, whole: Walked) -> DataError:
 # --- files and lists --------------------------------------------------------------------------------------
 
 
-def _from_file(path: Path) -> Dataset:
+def _from_file(path: Path, group: str | None) -> Dataset:
     suffix = path.suffix.lower()
     if suffix in _ARCHIVES:
         raise DataError("an archive is not a data folder", where=path, remedy="Unpack it and give the folder")
     if suffix not in _MANIFEST_SUFFIXES or not path.is_file():
         raise DataError("neither a folder nor a manifest", where=path, remedy=LAYOUTS)
     if suffix == ".parquet":
-        return _assemble_table(path.as_posix(), tables.read_shards([path], path.parent))
-    return _assemble_table(path.as_posix(), tables.read_manifest(path))
+        return _assemble_table(path.as_posix(), tables.read_shards([path], path.parent, group=group), group)
+    return _assemble_table(path.as_posix(), tables.read_manifest(path, group=group), group)
 
 
 def _from_lists(data: Sequence[Any], labels: Sequence[Any] | None) -> Dataset:
@@ -335,6 +367,15 @@ def _label(label: Any, position: int) -> str:
 
 
 # --- messages ---------------------------------------------------------------------------------------------
+
+
+def _no_columns(what: str, group: str | None, path: Path | None) -> DataError:
+    folders = "" if path is None else "Use the group 'folder' where pictures lie in CLASS/NAME/, or give "
+    return DataError(
+        f"{what} has no column {group!r} to group by" if path else f"{what} have no column {group!r} to group by",
+        where=path,
+        remedy=f"{folders or 'Give '}{_TABLE}",
+    )
 
 
 def _missing(path: Path) -> DataError:

@@ -1,4 +1,5 @@
-"""Seal a test set, carve out a validation set, make folds: stratified by class, groups and duplicates kept together.
+"""Seal a test set, carve out a validation set, make folds: stratified by class, groups, duplicates and near-duplicates
+kept together.
 
 Everything depends on the seed and the names of the items alone, never on their order or on a random generator's
 version: an item's place is drawn by the sha256 of (seed, name).
@@ -17,7 +18,9 @@ import numpy.typing as npt
 from headstart.errors import DataError
 from headstart.records import Dataset, Item
 
-__all__ = ["folds", "seal", "tied"]
+__all__ = ["folds", "keepable", "seal", "tied"]
+
+_HALF, _MANY = 0.5, 20  # near-duplicates that hold more of a class, and so many at least, are not kept together
 
 Indices = npt.NDArray[np.int64]
 
@@ -32,13 +35,20 @@ class _Unit:
 
 
 def seal(
-    dataset: Dataset, facts_hashes: Mapping[str, str], *, val_fraction: float, test_fraction: float, seed: int
+    dataset: Dataset,
+    facts_hashes: Mapping[str, str],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    near: Sequence[Sequence[str]] = (),
 ) -> Dataset:
     """Give every item a split: train, val or test; notes say what was done.
 
     Given splits stand: train + val + test as they are; train + val and no test: val becomes the sealed test set and a
     new val is carved out of train; train + test: val is carved out of train; only train, or no split: test and val are
-    carved. `facts_hashes` (Item.name → sha256) keeps identical pictures on one side. `val_fraction` is a share of what
+    carved. `facts_hashes` (Item.name → sha256) keeps identical pictures on one side, `near` (groups of
+    names, see data.near) near-duplicates. `val_fraction` is a share of what
     is left after the test set is taken. Every class keeps one training item at least, so val may lack rare classes.
     Raises DataError when there is nothing to train on or when nothing can be tested.
     """
@@ -51,6 +61,13 @@ def seal(
         count = sum(1 for item in dataset.items if not item.split)
         notes.append(f"{count} items without a split were put into train")
     given = {split or "train" for split in given}
+    kept = keepable(near, dataset.items)
+    if len(kept) < len(near) and not {"val", "test"} <= given:
+        first = next(group for group in near if group not in kept)
+        notes.append(
+            f"{len(first)} pictures that look nearly the same, such as {first[0]}, are most of a class and could not be"
+            " kept on one side: scores may be too good"
+        )
     if "train" not in given:
         raise DataError(
             f"only {' and '.join(sorted(given))}, nothing to train on",
@@ -64,7 +81,7 @@ def seal(
     if "test" not in given and test_fraction == 0:
         notes.append("no test set is held back, as asked: the score comes from cross-validation")
     elif "test" not in given:
-        taken = _carve(dataset, place, facts_hashes, fraction=test_fraction, salt=f"test {seed}")
+        taken = _carve(dataset, place, facts_hashes, near=kept, fraction=test_fraction, salt=f"test {seed}")
         if not taken:
             raise _untestable(dataset)
         place |= dict.fromkeys(taken, "test")
@@ -73,7 +90,7 @@ def seal(
         )
     if "val" not in given:
         before = sum(1 for split in place.values() if split == "train")
-        taken = _carve(dataset, place, facts_hashes, fraction=val_fraction, salt=f"val {seed}")
+        taken = _carve(dataset, place, facts_hashes, near=kept, fraction=val_fraction, salt=f"val {seed}")
         place |= dict.fromkeys(taken, "val")
         if taken:
             notes.append(f"{len(taken)} of {before} training items were held back as val ({_share(val_fraction)})")
@@ -142,8 +159,20 @@ def _units(names: Iterable[str], labels: Iterable[int], keys: Iterable[str]) -> 
     return sorted(units, key=lambda unit: unit.key)
 
 
-def tied(items: Sequence[Item], hashes: Mapping[str, str]) -> list[str]:
-    """One key an item: equal for items that share a group or a hash, directly or over others (union-find)."""
+def keepable(near: Sequence[Sequence[str]], items: Sequence[Item]) -> list[Sequence[str]]:
+    """The groups of near-duplicates that can be kept on one side: not those that are most of a large class."""
+    label = {item.name: item.label for item in items}
+    total = Counter(label.values())
+    kept = []
+    for group in near:
+        held = Counter(label[name] for name in group if name in label)
+        if not any(n >= _MANY and n > _HALF * total[one] for one, n in held.items()):
+            kept.append(group)
+    return kept
+
+
+def tied(items: Sequence[Item], hashes: Mapping[str, str], *, near: Sequence[Sequence[str]] = ()) -> list[str]:
+    """One key an item: equal for items that share a group, a hash or a group of near-duplicates (union-find)."""
     parent = list(range(len(items)))
 
     def root(index: int) -> int:
@@ -152,9 +181,10 @@ def tied(items: Sequence[Item], hashes: Mapping[str, str]) -> list[str]:
             index = parent[index]
         return index
 
+    alike = {name: str(number) for number, group in enumerate(near) for name in group}
     first: dict[tuple[str, str], int] = {}
     for index, item in enumerate(items):
-        ties = [("group", item.group), ("hash", hashes.get(item.name))]
+        ties = [("group", item.group), ("hash", hashes.get(item.name)), ("near", alike.get(item.name))]
         for kind, value in ties:
             if value is not None:
                 other = first.setdefault((kind, value), index)
@@ -176,12 +206,20 @@ def _dealt(units: Iterable[_Unit], salt: str) -> list[_Unit]:
 
 
 def _carve(
-    dataset: Dataset, place: Mapping[str, str], hashes: Mapping[str, str], *, fraction: float, salt: str
+    dataset: Dataset,
+    place: Mapping[str, str],
+    hashes: Mapping[str, str],
+    *,
+    near: Sequence[Sequence[str]],
+    fraction: float,
+    salt: str,
 ) -> list[str]:
     """Names of the training items to take out: `fraction` of every class in whole units; one item a class stays."""
     pool = [item for item in dataset.items if place[item.name] == "train"]
     units = _units(
-        [item.name for item in pool], [-1 if item.label is None else item.label for item in pool], tied(pool, hashes)
+        [item.name for item in pool],
+        [-1 if item.label is None else item.label for item in pool],
+        tied(pool, hashes, near=near),
     )
     total: Counter[int] = Counter()
     for unit in units:

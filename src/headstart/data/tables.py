@@ -51,19 +51,19 @@ class Found:
 Rows = tuple[list[Found], list[str]]
 
 
-def read_manifest(path: Path) -> Rows:
-    """The rows of a manifest file; picture paths are relative to its folder.
+def read_manifest(path: Path, *, group: str | None = None) -> Rows:
+    """The rows of a manifest file; picture paths are relative to its folder. `group` names the column of groups.
 
     Raises DataError with the line number for a wrong header, a missing value, an unknown split or bad encoding.
     """
     if path.suffix.lower() == ".parquet":
-        return read_shards([path], path.parent)
+        return read_shards([path], path.parent, group=group)
     found: list[Found] = []
     lines: dict[str, tuple[int, tuple[str, str]]] = {}
     repeats = 0
     columns: dict[str, str | None] | None = None
     for line, row in _rows(path):
-        columns = columns or _columns(list(row), path, line)
+        columns = columns or _grouped(_columns(list(row), path, line), list(row), group, path)
         entry = _manifest_row(row, columns, path, line)
         if entry.name in lines:
             first, meaning = lines[entry.name]
@@ -154,6 +154,30 @@ def _columns(names: Sequence[str], path: Path, line: int) -> dict[str, str | Non
     return columns
 
 
+def _grouped(
+    columns: dict[str, str | None], names: Sequence[str], group: str | None, path: Path
+) -> dict[str, str | None]:
+    """The columns with the one that the user named for the groups."""
+    if group is None:
+        return columns
+    lower = {name.lower(): name for name in reversed(names)}
+    found = group if group in names else lower.get(group.lower())
+    if found is None:
+        raise DataError(
+            f"there is no column {group!r} to group by: there are {', '.join(names[:20])}",
+            where=path,
+            remedy=did_you_mean(group, list(names)),
+        )
+    for word in ("picture", "label", "split"):
+        if columns[word] == found:
+            raise DataError(
+                f"the column {found!r} holds the {word} and cannot be the group too",
+                where=path,
+                remedy="Name a column that says what belongs together, such as patient or video",
+            )
+    return {**columns, "group": found}
+
+
 def _manifest_row(row: Mapping[str, Any], columns: Mapping[str, str | None], path: Path, line: int) -> Found:
     def value(word: str) -> str:
         column = columns[word]
@@ -185,10 +209,11 @@ def _split_word(word: str, path: Path, line: int) -> str:
 # --- Parquet ----------------------------------------------------------------------------------------------
 
 
-def read_shards(paths: Sequence[Path], root: Path) -> Rows:
+def read_shards(paths: Sequence[Path], root: Path, *, group: str | None = None) -> Rows:
     """The rows of Parquet files; splits come from a split column or from names like train-00000-of-00002.parquet.
 
-    Raises DataError for a damaged file or missing columns, MissingExtraError without pyarrow.
+    `group` names the column of groups. Raises DataError for a damaged file or missing columns, MissingExtraError
+    without pyarrow.
     """
     found: list[Found] = []
     counts: dict[tuple[str, int], set[int]] = {}
@@ -198,7 +223,7 @@ def read_shards(paths: Sequence[Path], root: Path) -> Rows:
             split = SPLIT_NAMES.get(match["split"].lower(), "")
             if match["count"]:
                 counts.setdefault((match["split"], int(match["count"])), set()).add(int(match["number"]))
-        found += _shard(path, root, split)
+        found += _shard(path, root, split, group)
     notes = [
         f"{split}: {len(numbers)} of {count} Parquet files are there"
         for (split, count), numbers in sorted(counts.items())
@@ -207,11 +232,12 @@ def read_shards(paths: Sequence[Path], root: Path) -> Rows:
     return found, notes
 
 
-def _shard(path: Path, root: Path, split: str) -> list[Found]:
+def _shard(path: Path, root: Path, split: str, by: str | None) -> list[Found]:
     try:
         file = open_parquet(path)
         schema = file.schema_arrow
         columns, names = _shard_columns(schema, path)
+        columns = _grouped(columns, schema.names, by, path)
         wanted = [name for word, name in columns.items() if name and (word != "picture" or _is_text(schema, name))]
         table = file.read(columns=wanted).to_pydict()
         rows = file.metadata.num_rows
@@ -237,7 +263,8 @@ def _shard(path: Path, root: Path, split: str) -> list[Found]:
             origin = FileOrigin(path.parent / name)
         own = _split_word(str(value["split"] or ""), path, row) or split
         group = value["group"]
-        found.append(Found(name, origin, str(label), own, None if group is None else str(group)))
+        alone = group is None or group != group or not str(group).strip()  # a missing number is NaN
+        found.append(Found(name, origin, str(label), own, None if alone else str(group)))
     return found
 
 
