@@ -67,7 +67,7 @@ class Entrant:
     @property
     def label(self) -> str:
         """Its name in the race."""
-        place = f" from {self.cut}" if self.strategy == "partial" else ""
+        place = f" from {self.cut}" if self.strategy == "partial" and self.cut else ""
         return f"{self.strategy}{place} {self.head} on {short(self.source)}"
 
     @property
@@ -110,8 +110,8 @@ def on_fold(bench: Bench, arena: Arena, number: int) -> Bench:
     items = tuple(replace(item, split="test" if i in held else "train") for i, item in enumerate(arena.items))
     settings = bench.settings
     dataset = seal(
-        bench.dataset.with_items(items, notes=()), bench.ties, val_fraction=settings.val_fraction,
-        test_fraction=0.0, seed=settings.seed,
+        bench.dataset.with_items(items, notes=()), bench.facts.hashes, val_fraction=settings.val_fraction,
+        test_fraction=0.0, seed=settings.seed, near=bench.facts.near_duplicates,
     )  # fmt: skip
     return replace(bench, dataset=dataset, notes=[], trial=True)
 
