@@ -66,8 +66,7 @@ def log_me(X: Array, y: Array) -> float:
     models for transfer learning", equation 2; alpha and beta by the fixed-point iteration of You et al. 2022, "Ranking
     and tuning pre-trained models", here on their ratio alone, which is all that the shape of the evidence depends on.
     Rotating, scaling or repeating the features changes nothing. Features are not centred. Where they give the labels
-    exactly the evidence may have no bound: the ratio then ends at 1e-12 of the features' power, and a mean squared
-    error counts as 1e-12 at least.
+    exactly the evidence may have no bound: the ratio then ends at 1e-12 of the features' power.
     Raises DataError where shapes do not fit or there is no item.
     """
     X, y = _checked(X, y)
@@ -84,7 +83,7 @@ def log_me(X: Array, y: Array) -> float:
 def _evidence(ratio: Array, power: Array, squares: Array, rest: Array, n: int) -> Array:
     """The evidence of each class [classes] where alpha / beta is `ratio` and beta is the best for it."""
     held = ratio / (ratio + power[:, None])  # share of a direction that the prior holds back
-    quadratic = np.maximum((squares * held).sum(axis=0) + rest, n / _BOUND)
+    quadratic = (squares * held).sum(axis=0) + rest
     found: Array = -n / 2 * (np.log(2 * np.pi * quadratic / n) + 1) + np.log(held).sum(axis=0) / 2
     return found
 
