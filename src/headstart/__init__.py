@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from headstart.api import (
         RunResult,
+        advise,
         compare,
         evaluate,
         fit,
         inspect,
         predict,
+        rank_sources,
         resume,
         sample,
         subset,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "headstart.api": "RunResult compare evaluate fit inspect predict resume sample subset",
+    "headstart.api": "RunResult advise compare evaluate fit inspect predict rank_sources resume sample subset",
     "headstart.errors": "DataError HeadstartError Interrupted UserError",
     "headstart.estimator": "TransferClassifier",
     "headstart.progress": "Reporter",
@@ -50,6 +52,7 @@ __all__ = [
     "Settings",
     "TransferClassifier",
     "UserError",
+    "advise",
     "compare",
     "evaluate",
     "fit",
@@ -57,6 +60,7 @@ __all__ = [
     "list_sources",
     "load",
     "predict",
+    "rank_sources",
     "resume",
     "sample",
     "subset",

@@ -1,4 +1,6 @@
-"""The flags of fit and compare, made from the fields of Settings: a flag, a keyword and a recorded key are one."""
+"""What the verbs share: the flags made from the fields of Settings (a flag, a keyword and a recorded key are one), the
+arguments that many verbs take, and the way to api and to JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -15,7 +18,38 @@ from typer.core import TyperCommand
 from headstart.errors import SettingsError, did_you_mean
 from headstart.settings import STRATEGIES, Settings
 
-__all__ = ["JsonTo", "flag_name", "option_help", "settings_of", "strategies_of", "with_settings"]
+__all__ = [
+    "Data",
+    "Json",
+    "JsonTo",
+    "Quiet",
+    "all_but",
+    "api",
+    "flag_name",
+    "option_help",
+    "print_json",
+    "settings_of",
+    "strategies_of",
+    "with_settings",
+]
+
+Data = Annotated[str, typer.Argument(help="Folder of pictures, CSV, TSV, JSONL or Parquet.", metavar="DATA")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor a summary.")]
+Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to standard output, and nothing else.")]
+
+
+def api() -> Any:
+    """headstart.api, loaded only when a verb runs."""
+    from importlib import import_module
+
+    return import_module("headstart.api")
+
+
+def print_json(value: object) -> None:
+    """Write a value as JSON to standard output."""
+    from headstart.records import plain
+
+    typer.echo(json.dumps(plain(value), indent=1, allow_nan=False))
 
 
 def flag_name(name: str) -> str:
@@ -79,6 +113,11 @@ def with_settings(*, without: Sequence[str] = ()) -> Callable[[Callable[..., Any
         return wrapped
 
     return decorated
+
+
+def all_but(*names: str) -> list[str]:
+    """The settings that a verb which takes only `names` goes without."""
+    return [field.name for field in dataclasses.fields(Settings) if field.name not in names]
 
 
 def settings_of(options: Mapping[str, Any]) -> Settings:

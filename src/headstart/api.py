@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RunResult",
+    "advise",
     "cache",
     "compare",
     "demo",
@@ -36,6 +37,7 @@ __all__ = [
     "fit",
     "inspect",
     "predict",
+    "rank_sources",
     "resume",
     "sample",
     "sources",
@@ -346,6 +348,37 @@ def sources(folders: Sequence[str | Path] = (), pattern: str | None = None) -> l
     if pattern is not None:
         return [{"address": address} for address in known(pattern)]
     return list_sources([Path(folder) for folder in folders])
+
+
+def rank_sources(
+    data: Any, sources: Sequence[str] | None = None, *, folders: Sequence[str | Path] = (), items: int = 2_000,
+    settings: Settings | None = None, reporter: Reporter | None = None, **options: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Sources by how well their frozen features fit the training items of `data`, best first; no test item is seen.
+
+    `sources` are addresses (None: those that open without a network, in `folders` too); `items` are looked at, the
+    classes in proportion; options are fields of Settings. Gives rows {source, logme, h_score, items, of, probe,
+    parameters, seconds}, and {source, error} for what cannot be used. Raises a UserError when nothing can be ranked.
+    """
+    from headstart import advising
+
+    wanted, named = (settings or Settings()).changed(**options), sources
+    named = advising.local_sources(folders) if named is None else named
+    return advising.rank_sources(data, named, settings=wanted, reporter=reporter or Silent(), items=items)
+
+
+def advise(
+    data: Any, *, items: int = 2_000, settings: Settings | None = None, reporter: Reporter | None = None, **options: Any
+) -> dict[str, Any]:
+    """Where `data` stand in size and in likeness to the source's own, and what that suggests: a prior, no verdict.
+
+    The likeness is measured on `items` training items at most; options are fields of Settings, for example
+    source="toy". Gives {data, source, seconds, advice}. Raises a UserError when data or source cannot be used.
+    """
+    from headstart import advising
+
+    wanted = (settings or Settings()).changed(**options)
+    return advising.advise(data, settings=wanted, reporter=reporter or Silent(), items=items)
 
 
 # --- using a model --------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ of a pipe went away.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +16,18 @@ from typing import Annotated, Any
 import typer
 
 from headstart import __version__
-from headstart._cli_options import JsonTo, settings_of, strategies_of, with_settings
+from headstart._cli_advice import advise, sources
+from headstart._cli_options import (
+    Data,
+    Json,
+    JsonTo,
+    Quiet,
+    api,
+    print_json,
+    settings_of,
+    strategies_of,
+    with_settings,
+)
 from headstart.errors import DataError, HeadstartError, Interrupted, OutputError, SettingsError
 from headstart.progress import reporter_for, safe
 
@@ -31,12 +41,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Data = Annotated[str, typer.Argument(help="Folder of pictures, CSV, TSV, JSONL or Parquet.", metavar="DATA")]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder that fit or compare wrote.", metavar="RUN")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write; default: headstart-runs/NAME-N.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor a summary.")]
-Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to standard output, and nothing else.")]
 
 
 class _Terminated(BaseException):
@@ -117,19 +124,6 @@ def _verb(function: Callable[..., Any]) -> Callable[..., Any]:
 # --- helpers -----------------------------------------------------------------------------------------------
 
 
-def _api() -> Any:
-    """headstart.api, loaded only when a verb runs."""
-    from importlib import import_module
-
-    return import_module("headstart.api")
-
-
-def _print_json(value: object) -> None:
-    from headstart.records import plain
-
-    typer.echo(json.dumps(plain(value), indent=1, allow_nan=False))
-
-
 def _numbered(name: str) -> Path:
     """The first of headstart-runs/NAME-1, NAME-2 … that does not exist."""
     n, parent = 1, Path("headstart-runs")
@@ -157,7 +151,7 @@ def _finish(result: Any, *, as_json: bool, quiet: bool) -> None:
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
-        _print_json(result.run)
+        print_json(result.run)
     elif not quiet:
         from headstart import console
 
@@ -207,9 +201,9 @@ def inspect(
     """Look at the data before training: counts, unreadable files, duplicates, leaks, sizes. Loads no network."""
     if (sample is None) != (out is None):
         raise SettingsError("--sample and --out belong together", remedy="For example --sample 24 --out grid.png")
-    found = _api().inspect(data, group=group, reporter=reporter_for(quiet=quiet))
+    found = api().inspect(data, group=group, reporter=reporter_for(quiet=quiet))
     if json_to == "-":
-        _print_json(found)
+        print_json(found)
     elif json_to is not None:
         from headstart import files
 
@@ -219,28 +213,11 @@ def inspect(
 
         console.inspection(found)
     if sample is not None and out is not None:
-        _write_picture(_api().sample(data, sample, seed=seed), out)
+        _write_picture(api().sample(data, sample, seed=seed), out)
 
 
-@app.command()
-@_verb
-def sources(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Folders to look for local sources in.")] = None,
-    *,
-    everything: Annotated[
-        str | None,
-        typer.Option("--all", metavar="PATTERN", help="All known addresses like PATTERN, for example 'timm:*vit*'."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List the pretrained networks that can be used now, without a network; --all lists every known name."""
-    from headstart import console
-
-    rows = _api().sources(tuple(folders or ()), pattern=everything)
-    if as_json:
-        _print_json(rows)
-    else:
-        console.sources(rows)
+app.command()(_verb(sources))
+app.command()(_verb(advise))
 
 
 @app.command()
@@ -258,7 +235,7 @@ def fit(
     """Train and judge one classifier; writes a run folder with report, predictions and model."""
     settings, extra = settings_of(options), {"overwrite": True} if overwrite else {}
     folder = _run_folder(out, data)
-    result = _api().fit(data, folder, settings=settings, reporter=reporter_for(quiet=quiet), **extra)
+    result = api().fit(data, folder, settings=settings, reporter=reporter_for(quiet=quiet), **extra)
     _finish(result, as_json=as_json, quiet=quiet)
 
 
@@ -281,7 +258,7 @@ def compare(
     settings, extra = settings_of(options), {"overwrite": True} if overwrite else {}
     names, folder = strategies_of(strategies), _run_folder(out, data)
     reporter = reporter_for(quiet=quiet)
-    result = _api().compare(data, folder, strategies=names, settings=settings, reporter=reporter, **extra)
+    result = api().compare(data, folder, strategies=names, settings=settings, reporter=reporter, **extra)
     _finish(result, as_json=as_json, quiet=quiet)
 
 
@@ -289,7 +266,7 @@ def compare(
 @_verb
 def resume(run: RunFolder, *, quiet: Quiet = False, as_json: Json = False) -> None:
     """Go on with an interrupted run; a finished one is left as it is."""
-    _finish(_api().resume(run, reporter=reporter_for(quiet=quiet)), as_json=as_json, quiet=quiet)
+    _finish(api().resume(run, reporter=reporter_for(quiet=quiet)), as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -305,9 +282,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a model on labelled data that it has not seen."""
-    scores = _api().evaluate(run, data, split=split, reporter=reporter_for(quiet=quiet))
+    scores = api().evaluate(run, data, split=split, reporter=reporter_for(quiet=quiet))
     if as_json:
-        _print_json(scores)
+        print_json(scores)
     else:
         from headstart import console
 
@@ -330,9 +307,9 @@ def predict(
         raise SettingsError("give --json or --csv, not both")
     from headstart import console
 
-    answers = _api().predict(run, files, top_k=top_k, reporter=reporter_for(quiet=quiet))
+    answers = api().predict(run, files, top_k=top_k, reporter=reporter_for(quiet=quiet))
     if as_json:
-        _print_json(answers)
+        print_json(answers)
     elif as_csv:
         console.predictions_csv(answers)
     else:
@@ -356,9 +333,9 @@ def subset(
 ) -> None:
     """Write a smaller data set with the same number of items in each class."""
     mode = "copy" if copy else "link"
-    made = _api().subset(data, out, per_class=per_class, val=val, test=test, seed=seed, mode=mode)
+    made = api().subset(data, out, per_class=per_class, val=val, test=test, seed=seed, mode=mode)
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         from headstart import console
 
@@ -375,7 +352,7 @@ def demo(
 ) -> None:
     """Show a whole run in a minute, on drawn pictures and a tiny network that is shipped: nothing is downloaded."""
     folder = out if out is not None else _numbered("demo")
-    _finish(_api().demo(folder, reporter=reporter_for(quiet=quiet)), as_json=as_json, quiet=quiet)
+    _finish(api().demo(folder, reporter=reporter_for(quiet=quiet)), as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -391,9 +368,9 @@ def cache(
     as_json: Json = False,
 ) -> None:
     """Show what is kept between runs: features, decoded pictures, exported networks; remove it."""
-    found = _api().cache(prune=prune, to=to, clear=clear, kind=kind)
+    found = api().cache(prune=prune, to=to, clear=clear, kind=kind)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         from headstart import console
 
@@ -404,9 +381,9 @@ def cache(
 @_verb
 def doctor(*, as_json: Json = False) -> None:
     """Check this installation; exit code 2 when something needs mending."""
-    checks = _api().doctor()
+    checks = api().doctor()
     if as_json:
-        _print_json(checks)
+        print_json(checks)
     else:
         from headstart import console
 

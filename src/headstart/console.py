@@ -10,6 +10,7 @@ from typing import Any
 from headstart.progress import duration, safe
 
 __all__ = [
+    "advice",
     "audit_lines",
     "checks",
     "inspection",
@@ -19,6 +20,7 @@ __all__ = [
     "predictions",
     "predictions_csv",
     "race_table",
+    "ranking",
     "run_summary",
     "scores",
     "sources",
@@ -302,6 +304,46 @@ def sources(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = [key for key in rows[0] if all(not isinstance(row.get(key), (Mapping, list, tuple)) for row in rows)]
     kept = [key for key in columns if any(row.get(key) not in (None, "") for row in rows)]
     table(kept, [["" if row.get(key) is None else row[key] for key in kept] for row in rows])
+
+
+def ranking(rows: Sequence[Mapping[str, Any]], data: object) -> None:
+    """Write sources in the order in which they fit the data, and those that could not be used."""
+    good = [row for row in rows if "error" not in row]
+    cells = [
+        [
+            row["source"], f"{row['logme']:.3f}", f"{row['h_score']:.2f}", percent(row["probe"]),
+            f"{row['parameters']:,}", duration(row["seconds"]),
+        ]
+        for row in good
+    ]  # fmt: skip
+    table(["source", "LogME", "H-score", "probe", "parameters", "time"], cells, right=(1, 2, 3, 4, 5))
+    for row in rows:
+        if "error" in row:
+            write(f"not ranked: {safe(row['error'])}")
+    if good:
+        looked = f"{good[0]['items']:,} of {good[0]['of']:,} training pictures"
+        write(
+            f"best first by LogME, on {looked}; probe: accuracy of a cross-validated ridge head; no test picture seen"
+        )
+        best = shlex.quote(str(good[0]["source"]))
+        write(f"next: headstart fit {safe(shlex.quote(str(data)))} --source {safe(best)}")
+
+
+def advice(found: Mapping[str, Any]) -> None:
+    """Write where the data stand, what that suggests, why, and what would change it."""
+    told = found["advice"]
+    flags = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in told["options"].items())
+    rows = [
+        ("data", f"{told['images_per_class']:,.0f} training images a class: {told['size']}"),
+        ("similarity", f"{told['similarity']['value']:.2f} to {safe(found['source'])}: {told['similarity']['level']}"),
+        ("suggested", f"{told['strategy']}  ({flags})"),
+        *[("because" if number == 0 else "", safe(text)) for number, text in enumerate(told["reasons"])],
+        *[("would change" if number == 0 else "", safe(text)) for number, text in enumerate(told["would_change"])],
+        ("time", duration(found["seconds"])),
+        ("next", f"headstart compare {safe(shlex.quote(str(found['data'])))} measures: this is only what to expect"),
+    ]
+    for name, text in rows:
+        write(f"{name:14} {text}")
 
 
 def _size(count: float) -> str:
