@@ -198,10 +198,10 @@ def test_text_is_cut_only_where_it_does_not_fit() -> None:
 
 
 def test_tick_labels_have_only_the_decimals_they_need() -> None:
-    assert svg._tick_labels([0, 0.25, 0.5]) == ["0.00", "0.25", "0.50"]
-    assert svg._tick_labels([-1000, 0, 1000]) == ["−1,000", "0", "1,000"]
-    assert svg._tick_labels([0, 2e7]) == ["0", "2e+07"]
-    assert svg._tick_labels([1 / 3, 1 / 3 + 1e-9]) == ["0.333", "0.333"]
+    assert svg.tick_labels([0, 0.25, 0.5]) == ["0.00", "0.25", "0.50"]
+    assert svg.tick_labels([-1000, 0, 1000]) == ["−1,000", "0", "1,000"]
+    assert svg.tick_labels([0, 2e7]) == ["0", "2e+07"]
+    assert svg.tick_labels([1 / 3, 1 / 3 + 1e-9]) == ["0.333", "0.333"]
 
 
 @pytest.mark.parametrize("label", ["ants", "a", "t-shirt", "蚂蚁", "1234567890"])
