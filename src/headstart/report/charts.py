@@ -33,8 +33,10 @@ def _words(measured: Any) -> str:
 def headline_plot(run: Mapping[str, Any]) -> str:
     """The test score beside the majority and the scratch baseline."""
     kind = "test" if number(run, "scores", "test", "accuracy") is not None else "val"
+    crossed = kind != "test" and number(run, "cross_validation", "accuracy") is not None
+    own = "cross-validated" if crossed else f"{SPLIT_WORDS[kind]} images"
     candidates = (
-        (f"This model, {SPLIT_WORDS[kind]} images", table(run, "scores", kind), "filled"),
+        (f"This model, {own}", table(run, "cross_validation") if crossed else table(run, "scores", kind), "filled"),
         ("Same network from scratch", table(run, "baselines", "scratch"), "hollow"),
         ("Always the most frequent class", table(run, "baselines", "majority"), "plain"),
     )

@@ -63,11 +63,14 @@ def headline(run: Mapping[str, Any]) -> Headline:
     title = f"A classifier of {told}"
     on = f", built on {source}" if source else ""
     name = next((key for key in ("test", "val", "train") if number(run, "scores", key, "accuracy") is not None), "")
-    if not name:
+    if name != "test" and number(run, "cross_validation", "accuracy") is not None:
+        name, measured = "cross-validated", table(run, "cross_validation")
+    elif not name:
         return Headline(title, f"This run holds no scores yet{on}.", "", None, None, False)
-    measured = table(run, "scores", name)
+    else:
+        measured = table(run, "scores", name)
     value, bounds, n = number(measured, "accuracy"), interval(measured, "accuracy_interval"), number(measured, "n")
-    kind = {"test": "sealed test", "val": "validation", "train": "training"}[name]
+    kind = {"test": "sealed test", "val": "validation", "train": "training"}.get(name, name)
     figures = score(value) + (f" of {plural(n, f'{kind} image')}" if n else f" of the {kind} images") + " right"
     if bounds:
         figures += f" (95 % interval {score(bounds[0])} to {score(bounds[1])})"
@@ -82,6 +85,8 @@ def headline(run: Mapping[str, Any]) -> Headline:
     seen = (
         "that it had never seen"
         if name == "test"
+        else "that were left out of training in turn"
+        if name == "cross-validated"
         else "of the validation set"
         if name == "val"
         else "it was trained on"
@@ -102,6 +107,11 @@ def trust(run: Mapping[str, Any]) -> tuple[str, list[str]]:
             "Not yet: the model is not shown to be better than always giving the most frequent answer.",
             doubts + goods,
         )
+    if not head.judged and "cross-validated" in head.figures:
+        answer = (
+            "With care: there is no sealed test set. Every image was judged by a model that had not seen it, but the"
+        )
+        return f"{answer} plan was chosen by these same figures.", doubts + goods
     if not head.judged:
         return "Not yet: there is no sealed test set, so this figure may flatter the model.", doubts + goods
     if doubts:
@@ -133,9 +143,25 @@ def _doubts(run: Mapping[str, Any], head: Headline) -> list[str]:
     thin = [name for name, n in sizes.items() if n is not None and n < 10]
     if thin:
         found.append(f"Fewer than ten test images of {listed(thin)}: the figures of single classes are rough.")
+    found += _doubts_of_answers(run)
     error = number(run, "scores", "test", "calibration_error")
     if error is not None and error > 0.1:
         found.append(f"Its stated certainty is off by {100 * error:.0f} percentage points on average; it is no chance.")
+    return found
+
+
+def _doubts_of_answers(run: Mapping[str, Any]) -> list[str]:
+    """What the audit of twins and the record of openings say against the score."""
+    found = []
+    twins = len(entries(run, "near_duplicates", "across_splits"))
+    if twins:
+        verb = "stands" if twins == 1 else "stand"
+        doubt = f"{plural(twins, 'group')} of near-identical pictures {verb} in more than one split"
+        rest = number(run, "near_duplicates", "test", "without_twin", "accuracy")
+        found.append(doubt + (f"; without them the score is {score(rest)}." if rest is not None else "."))
+    opened = len(entries(run, "test_set", "openings"))
+    if opened > 1:
+        found.append(f"The test set was opened {count(opened)} times; later looks may have guided choices.")
     return found
 
 

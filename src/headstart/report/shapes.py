@@ -89,11 +89,12 @@ def share(value: float, low: float, high: float) -> float:
     return 0.5 if high == low else (value / 2 - low / 2) / (high / 2 - low / 2)  # halves: the span may overflow
 
 
-def written(at: tuple[float, float], text: str, *, style: str = "", anchor: str = "start") -> str:
-    """A piece of type; `anchor` is "start", "middle" or "end"."""
+def written(at: tuple[float, float], text: str, *, style: str = "", anchor: str = "start", tag: str = "") -> str:
+    """A piece of type; `anchor` is "start", "middle" or "end"; `tag` follows in the accent's colour."""
     kind = f' class="{style}"' if style else ""
     place = f'x="{short(at[0])}" y="{short(at[1])}"'
-    return f'<text {place}{kind} text-anchor="{anchor}">{html.escape(clean(text))}</text>'
+    more = f'<tspan class="solid" dx="8">{html.escape(clean(tag))}</tspan>' if tag else ""
+    return f'<text {place}{kind} text-anchor="{anchor}">{html.escape(clean(text))}{more}</text>'
 
 
 def stroke(start: tuple[float, float], end: tuple[float, float], *, style: str) -> str:

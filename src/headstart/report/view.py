@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from headstart.report import charts, sentences
+from headstart.report import charts, choosing, sections, sentences
 from headstart.report.picture import Picture, data_uri
 from headstart.report.reading import entries, interval, number, part, records, table, text, texts
 from headstart.report.svg import meter
@@ -30,6 +30,11 @@ def view(run: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> d
         "trust": {"answer": answer, "reasons": reasons},
         "headline_plot": Markup(charts.headline_plot(run)),
         "facts_rows": _facts(run),
+        "choice": sections.choice(run),
+        "sure": sections.sure(run),
+        "unknown": sections.unknown(run),
+        "helps": sections.helps(run, [_picture(picture) for picture in pictures.get("label_issues") or ()]),
+        "honest": sections.honest(run),
         "data": _data(run, pictures.get("sample") or ()),
         "plan": _plan(run),
         "scores": _scores(run),
@@ -286,7 +291,7 @@ def _confusion(run: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _race(run: Mapping[str, Any]) -> dict[str, Any]:
-    rows = records(run, "race")
+    rows = [] if choosing.raced(run) else records(run, "race")
     plan = table(run, "plan")
     shown_rows = []
     for row in rows:

@@ -6,7 +6,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["clean", "count", "duration", "listed", "plural", "rate", "score", "short_hash", "shown", "signed"]
+__all__ = [
+    "begun",
+    "clean",
+    "count",
+    "duration",
+    "listed",
+    "p_value",
+    "percent",
+    "plural",
+    "rate",
+    "score",
+    "short_hash",
+    "shown",
+    "signed",
+]
 
 _ODD = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
@@ -37,6 +51,21 @@ def clean(text: object) -> str:
 def score(value: float | None) -> str:
     """A share between 0 and 1 with three decimals; a dash when it is missing."""
     return "–" if value is None else f"{value:.3f}"
+
+
+def percent(value: float | None) -> str:
+    """A share between 0 and 1 as a percentage with one decimal, kept on one line; a dash when it is missing."""
+    return "–" if value is None else f"{100 * value:.1f}\u00a0%"
+
+
+def p_value(value: float | None) -> str:
+    """The p of a test with three decimals, "below 0.001" when it is smaller; a dash when it is missing."""
+    return "below 0.001" if value is not None and value < 0.001 else score(value)
+
+
+def begun(sentence: str) -> str:
+    """A sentence that begins with a capital letter."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def signed(value: float | None, decimals: int = 1) -> str:
