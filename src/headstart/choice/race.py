@@ -28,7 +28,7 @@ from headstart.transfer.budget import Clock
 from headstart.transfer.groups import freeze
 from headstart.transfer.heads import fit_head
 from headstart.transfer.net import TransferNet
-from headstart.transfer.surgery import gradient_ratios, lowest_asked
+from headstart.transfer.surgery import ITEMS, gradient_ratios, lowest_asked
 
 __all__ = ["Decision", "choose_entry", "race"]
 
@@ -37,6 +37,7 @@ _FEW_ERRORS = 5  # so few items that the best probe has wrong leave no room to s
 _TRIED = 2  # fine-tunings that go on after the trials
 _TRIAL_SHARE, _FINAL_FACTOR = 0.15, 1.25  # of the time left for one trial; the final training has more items
 _MANY_FOR_MLP = 4_000
+_QUICKER = 0.4  # training is quicker than the plain passes that the gradients are measured with
 _LEVEL = 0.05
 
 
@@ -73,7 +74,7 @@ class _Race:
         self.arena = Arena.of(benches[0])
         self.entrants: list[Entrant] = []
         self.stopped: list[str] = []
-        self.full_epoch = 0.0
+        self.full_epoch = self.longest = 0.0  # seconds of an epoch of all layers, and of the longest trial
         self.ratios: dict[str, float] = {}
 
     def run(self) -> Decision:
@@ -162,7 +163,10 @@ class _Race:
         ]
 
     def _asked_cut(self, bench: Bench, head: str) -> str | None:
-        """The block from which on the gradients ask for training, where that is not the usual cut anyway."""
+        """The block from which on the gradients ask for training, where that is not the usual cut anyway.
+
+        Their time says roughly what an epoch of all layers will take.
+        """
         pooling, y = self.settings.pooling, self.arena.labels
         known = [e for e in self.entrants if (e.source, e.head) == (bench.source.address, head)]
         fitted = fit_head(
@@ -172,7 +176,9 @@ class _Race:
         net = TransferNet(bench.source.copy(), fitted.module(), pooling=pooling)
         freeze(net.source, 0, pooling=pooling)
         learned = bench.samples("train", "val")
+        started = self.clock.used
         self.ratios = gradient_ratios(net, learned, device=bench.device, seed=self.settings.seed)
+        self.full_epoch = _QUICKER * (self.clock.used - started) * max(1.0, len(learned.items) / ITEMS)
         asked = lowest_asked(self.ratios, bench.source.blocks)
         usual = make_plan(bench, self.settings.changed(head=head, strategy="partial")).cut
         first = next((b.name for b in bench.source.blocks if b.parameters), None)
@@ -182,6 +188,11 @@ class _Race:
         """A few epochs on the first fold; whether it was finished."""
         usual = usual_epochs(bench, entrant.settings)
         epochs = max(1, min(usual, math.ceil(usual / 5)))
+        if entrant.strategy != "partial" and self.full_epoch > 0:
+            epochs = int(min(epochs, _TRIAL_SHARE * self.clock.left / self.full_epoch))
+        if not epochs or not self.clock.fits(self.longest):
+            self._stop(f"{entrant.label}: no time to try it (an epoch takes about {self.full_epoch:.0f} s)")
+            return False
         deadline = self.clock.deadline(share=_TRIAL_SHARE)
         self.reporter.say(f"Trying: {entrant.label}, {epochs} epochs on one fold")
         try:
@@ -190,7 +201,8 @@ class _Race:
             self._stop(f"{entrant.label}: {error.what}")
             return False
         self.entrants.append(entrant)
-        if entrant.strategy == "full":
+        self.longest = max(self.longest, entrant.fold_seconds)
+        if entrant.strategy == "full" and candidate.epoch_seconds:
             self.full_epoch = candidate.epoch_seconds
         return entrant.stopped is None
 
