@@ -45,6 +45,7 @@ TORCH_FREE = [
     "data",
     "data.read",
     "data.audit",
+    "data.near",
     "data.splits",
     "data.decode",
     "data.grid",
