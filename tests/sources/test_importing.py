@@ -74,10 +74,15 @@ print(sys.modules["torchvision.ops.roi_align"].is_compile_supported is real.is_c
 
 def test_the_collector_rests_while_modules_are_made_and_no_longer() -> None:
     assert gc.isenabled()
-    with pytest.raises(ValueError, match="as it was"), uncollected():
-        assert not gc.isenabled()
+
+    def fails() -> None:
         with uncollected():
-            pass
-        assert not gc.isenabled()  # of two blocks the outer one ends it
-        raise ValueError("as it was")
+            assert not gc.isenabled()
+            with uncollected():
+                pass
+            assert not gc.isenabled()  # of two blocks the outer one ends it
+            raise ValueError("as it was")
+
+    with pytest.raises(ValueError, match="as it was"):
+        fails()
     assert gc.isenabled()
