@@ -9,6 +9,8 @@ import numpy as np
 
 from headstart.choice.automatic import Outcome
 from headstart.choice.nested import cross_validate
+from headstart.data.facts import near_facts
+from headstart.judge.twins import split_scores
 from headstart.settings import Settings
 from headstart.stages import Bench, Candidate, make_plan, train_candidate
 from headstart.transfer.budget import Clock
@@ -30,11 +32,23 @@ def insights(
         found = cross_validate(bench, chosen.plan, settings, heads=_raced(chosen, outcome), clock=clock)
         chosen = replace(chosen, logits={**chosen.logits, "cross_validation": found.logits})
         told["cross_validation"] = found.told
+    told["near_duplicates"] = near_facts(bench.facts, test=_twins(bench, chosen))
     if chosen.interpolation is not None:
         told["interpolation"] = chosen.interpolation
     if settings.repeats > 1:
         told["repeats"] = _repeats(bench, chosen, settings)
     return chosen, told
+
+
+def _twins(bench: Bench, chosen: Candidate) -> dict[str, Any] | None:
+    """The test score with and without a picture in training that is the same or nearly the same."""
+    facts, test = bench.facts, bench.samples("test")
+    groups = [*facts.duplicates, *facts.near_duplicates]
+    if not groups or not len(test.items):
+        return None
+    right = chosen.logits["test"].argmax(1) == test.labels
+    learned = [item.name for item in bench.samples("train", "val").items]
+    return split_scores(right, [item.name for item in test.items], train_names=learned, groups=groups)
 
 
 def _openings(bench: Bench, settings: Settings) -> dict[str, Any]:

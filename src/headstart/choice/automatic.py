@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart import files
+from headstart.advising import measured_similarity, part_of, rows_of
 from headstart.choice.race import race
 from headstart.choice.shortlist import shortlist
 from headstart.errors import RunError, SettingsError
@@ -16,7 +17,9 @@ from headstart.runfolder import read
 from headstart.settings import Settings, of_strategy, seconds_of
 from headstart.sources import addresses
 from headstart.stages import Bench, make_plan
+from headstart.transfer.advice import advice
 from headstart.transfer.budget import Clock
+from headstart.transfer.groups import idle_blocks
 from headstart.transfer.net import TransferNet, fresh_head
 from headstart.transfer.surgery import gradient_ratios
 
@@ -28,6 +31,7 @@ BUDGET = 600.0
 _FEWEST_EPOCHS = 5  # a baseline with fewer says nothing about training from scratch
 _TRUSTED = 0.85  # share of the time left that is planned with
 _TIMED_ITEMS = 64
+_ADVISED_ITEMS, _FOR_ADVICE = 500, 0.1  # items on which similarity is measured, and its share of the time left
 _RESERVE, _LEAST_RESERVE = 0.06, 3.0  # for judging, saving and the report: a share of the budget, and seconds
 _SCRATCH, _SCRATCH_SMALL, _SMALL = 0.2, 0.1, 120.0  # shares of the budget for the baseline; budgets that are small
 
@@ -91,8 +95,10 @@ def decide(bench: Bench, clock: Clock, *, folder: Path | None) -> Outcome:
     kept = scratch_share(bench.settings, clock)
     with clock.keeping(kept):
         listed = shortlist(bench, clock)
-        found = race(listed.benches, clock)
+        prior = _advice(listed.benches[0], clock)
+        found = race(listed.benches, clock, prior=(prior or {}).get("options") or {})
     told = {
+        "advice": prior,
         "race": found.rows,
         "choice": found.choice,
         "ranking": listed.ranking,
@@ -103,6 +109,22 @@ def decide(bench: Bench, clock: Clock, *, folder: Path | None) -> Outcome:
     if place is not None:
         files.write_json(place, {"schema": SCHEMA, **_as_record(outcome)})
     return outcome
+
+
+def _advice(bench: Bench, clock: Clock) -> dict[str, Any] | None:
+    """Where the data stand for the first source; None where a few passes of it would take too much of the time."""
+    items, began = part_of(bench, _ADVISED_ITEMS), clock.used
+    rows_of(bench, bench.source, items[:_TIMED_ITEMS])
+    one = (clock.used - began) / max(1, min(_TIMED_ITEMS, len(items)))
+    if not clock.fits(2 * one * len(items), share=_FOR_ADVICE):
+        return None
+    blocks = tuple(block for block in bench.source.blocks if block not in idle_blocks(bench.source, "native"))
+    return advice(
+        len(bench.samples("train").items),
+        bench.n_classes,
+        similarity=measured_similarity(bench, items=_ADVISED_ITEMS),
+        blocks=blocks,
+    )
 
 
 def _as_record(outcome: Outcome) -> dict[str, Any]:

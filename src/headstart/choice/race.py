@@ -13,7 +13,7 @@ The sealed test set takes no part. What time decides is told in `stopped`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from headstart.choice.entrants import Arena, Entrant, probe, rows_of, short, try_fold, usual_epochs
 from headstart.errors import DataError
 from headstart.judge.choosing import Choice, Entry, choose
+from headstart.records import Plan
 from headstart.settings import Settings
 from headstart.stages import Bench, make_plan
 from headstart.transfer.budget import Clock
@@ -59,15 +60,23 @@ def choose_entry(entries: Sequence[Entry]) -> Choice:
     return choose(entries, keep=max(0.5, 1 - _LEVEL * max(1, len(entries) - 1)))
 
 
-def race(benches: Sequence[Bench], clock: Clock) -> Decision:
-    """Choose among the sources of `benches` (the same data) and all ways of transferring that their settings allow."""
-    return _Race(benches, clock).run()
+def race(benches: Sequence[Bench], clock: Clock, *, prior: Mapping[str, Any] | None = None) -> Decision:
+    """Choose among the sources of `benches` (the same data) and all ways of transferring that their settings allow.
+
+    `prior` are the options that an advice suggests: that way of fine-tuning is tried first, in case time runs out.
+    """
+    return _Race(benches, clock, prior or {}).run()
+
+
+def _places(plans: Sequence[Plan]) -> set[tuple[str, str]]:
+    return {(plan.strategy, plan.cut) for plan in plans}
 
 
 class _Race:
     """One race: its entrants so far, and the time."""
 
-    def __init__(self, benches: Sequence[Bench], clock: Clock) -> None:
+    def __init__(self, benches: Sequence[Bench], clock: Clock, prior: Mapping[str, Any]) -> None:
+        self.prior = {name: value for name, value in prior.items() if name in ("strategy", "cut", "train_last")}
         self.benches = {bench.source.address: bench for bench in benches}
         self.clock, self.reporter = clock, benches[0].reporter
         self.settings = benches[0].settings
@@ -148,6 +157,10 @@ class _Race:
         if (cut := self._asked_cut(bench, head)) is not None:
             ways.append({"strategy": "partial", "cut": cut})
         ways += [{"strategy": "discriminative"}, {"strategy": "full"}]
+        if self.prior.get("strategy", "frozen") != "frozen":
+            ways = [self.prior, *(way for way in ways if way["strategy"] != self.prior["strategy"] or len(way) > 1)]
+        plans = [make_plan(bench, self.settings.changed(head=head, **way)) for way in ways]
+        ways = [way for n, way in enumerate(ways) if (plans[n].strategy, plans[n].cut) not in _places(plans[:n])]
         shape = (len(self.arena.labels), bench.n_classes)
         return [
             Entrant(
@@ -258,23 +271,17 @@ class _Race:
     def _decide(self) -> Decision:
         labels = self.arena.labels
         ready = [i for i, e in enumerate(self.entrants) if e.stopped is None]
-        choice = choose_entry([self.entrants[i].entry(labels) for i in ready])
+        entries = [self.entrants[i].entry(labels) for i in ready]
+        choice = choose_entry(entries)
         p: list[float | None] = [None] * len(self.entrants)
         for place, value in zip(ready, choice.p, strict=True):
             p[place] = value if place != ready[choice.best] else None
-        chosen, best = self.entrants[ready[choice.chosen]], self.entrants[ready[choice.best]]
+        chosen = self.entrants[ready[choice.chosen]]
         settings = chosen.settings
         if chosen.strategy != "frozen":
             settings = settings.changed(epochs=chosen.epochs)
-        record = {
-            "sentence": choice.sentence,
-            "rule": "the simplest plan that is not significantly worse than the best and within one standard error",
-            "best": best.label,
-            "chosen": chosen.label,
-            "p": p[self.entrants.index(chosen)],
-        }
         self.reporter.say(choice.sentence)
         return Decision(
             self.benches[chosen.source], settings, rows_of(self.entrants, labels, p, self.entrants.index(chosen)),
-            record, self.stopped, self.full_epoch, self.ratios,
+            choice.as_dict(entries), self.stopped, self.full_epoch, self.ratios,
         )  # fmt: skip
