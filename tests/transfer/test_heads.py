@@ -364,6 +364,19 @@ def test_the_walk_finds_the_lowest_place_and_asks_few(valley: int) -> None:
     assert len(asked) == len(set(asked)) <= 8
 
 
+@pytest.mark.parametrize("valley", range(5))
+def test_the_walk_over_few_places_leaves_out_what_lies_beyond_a_worse_one(valley: int) -> None:
+    asked: list[int] = []
+
+    def loss(place: int) -> float:
+        asked.append(place)
+        return (place - valley - 0.2) ** 2
+
+    assert lowest(5, loss, start=2) == valley
+    assert set(asked) <= set(range(min(valley, 2) - 1, max(valley, 2) + 2))
+    assert len(asked) == len(set(asked)) <= 4
+
+
 @linear_kinds
 def test_the_walk_is_as_good_as_trying_every_strength(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = blobs(80, 60, apart=0.4)

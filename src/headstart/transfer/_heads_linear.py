@@ -26,6 +26,7 @@ __all__ = ["LINEAR_KINDS", "fit_linear", "linear_curve", "lowest"]
 _NEAR, _CLOSE, _EXACT = 1e-4, 1e-5, 1e-8  # nats: to compare strengths, to report answers, to keep weights
 _FINEST = 1e-13  # nats, where float64 is used
 _COLUMNS = 512  # answers of one row computed at once: beyond this many another fit costs as much as its own product
+_SHORT = 6  # places of a grid from which on large steps save some
 _SMALL = 1 << 20  # numbers of features that are fitted closely in float64
 
 
@@ -193,10 +194,11 @@ def _search(problem: _Problem) -> tuple[dict[str, float], Array, list[dict[str, 
 def lowest(count: int, loss: Callable[[int], float], *, start: int) -> int:
     """The place of 0 .. count - 1 with the least loss, which falls and rises once; few places are asked.
 
-    From `start` in steps of two until both neighbours are worse, then in steps of one, first towards the better side.
+    From `start` in steps of two until both neighbours are worse, then in steps of one, first towards the better side;
+    where the places are few, in steps of one at once.
     """
     losses = {start: loss(start)}
-    for stride in (2, 1):
+    for stride in (2, 1) if count > _SHORT else (1,):
         while True:
             best = min(losses, key=lambda place: (losses[place], place))
             sides = [place for place in (best - stride, best + stride) if 0 <= place < count and place not in losses]
