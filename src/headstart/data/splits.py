@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,9 @@ _HALF, _MANY = 0.5, 20  # near-duplicates that hold more of a class, and so many
 
 Indices = npt.NDArray[np.int64]
 
+_Counts = tuple[tuple[int, int], ...]  # (class, items)
+_Share = tuple[list[int], _Counts]  # places of items, and what they hold
+
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
@@ -31,7 +34,7 @@ class _Unit:
 
     key: str
     names: tuple[str, ...]
-    counts: tuple[tuple[int, int], ...]  # (class, items)
+    counts: _Counts
 
 
 def seal(
@@ -110,36 +113,45 @@ def folds(
     group) is then missing in the train part of one fold. Deterministic. Raises DataError when fewer than two items
     (or groups) are there.
     """
-    labels = np.asarray(labels)
-    names = [str(index) for index in range(len(labels))]
-    keyed = names if groups is None else [str(group) for group in groups]
-    if len(keyed) != len(names):
-        raise ValueError(f"{len(names)} labels but {len(keyed)} groups")
-    units = _units(names, [int(label) for label in labels], keyed)
-    if len(units) < 2:
+    labels = np.asarray(labels).astype(np.int64)
+    salt = f"folds {seed}"
+    if groups is None:
+        spread, count = Counter(labels.tolist()), len(labels)
+        queue: Iterable[_Share] = _singles(labels, salt)
+    else:
+        if len(groups) != len(labels):
+            raise ValueError(f"{len(labels)} labels but {len(groups)} groups")
+        units = _units(map(str, range(len(labels))), labels.tolist(), map(str, groups))
+        spread, count = Counter(label for unit in units for label, _ in unit.counts), len(units)
+        queue = (([int(name) for name in unit.names], unit.counts) for unit in _dealt(units, salt))
+    if count < 2:
         raise DataError("too few items for folds", remedy="Two items (or groups) at least are needed")
-    spread = Counter(label for unit in units for label, _ in unit.counts)
-    k = max(2, min(k, *spread.values(), len(units)))
-    held: list[list[str]] = [[] for _ in range(k)]
+    k = max(2, min(k, *spread.values(), count))
+    fold_of = np.empty(len(labels), dtype=np.int64)
     counts, totals = {label: [0] * k for label in spread}, [0] * k
-    for unit in _dealt(units, f"folds {seed}"):
-        best = min(zip(_loads(counts, unit, spread), totals, range(k), strict=True))[2]
-        held[best] += unit.names
-        totals[best] += len(unit.names)
-        for label, size in unit.counts:
+    for places, held in queue:
+        best = min(zip(_loads(counts, held, spread), totals, range(k), strict=True))[2]
+        fold_of[places] = best
+        totals[best] += len(places)
+        for label, size in held:
             counts[label][best] += size
-    pairs = []
-    for part in held:
-        out = np.array(sorted(int(name) for name in part), dtype=np.int64)
-        pairs.append((np.setdiff1d(np.arange(len(labels), dtype=np.int64), out), out))
-    return pairs
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(k)]
 
 
-def _loads(counts: Mapping[int, Sequence[int]], unit: _Unit, spread: Mapping[int, int]) -> Sequence[float]:
-    """How full every fold is already of the classes of this unit, in parts that only their order matters of."""
-    if len(unit.counts) == 1:
-        return counts[unit.counts[0][0]]
-    shares = [[n * size / spread[label] for n in counts[label]] for label, size in unit.counts]
+def _singles(labels: Indices, salt: str) -> Iterator[_Share]:
+    """Items that stand alone, as `_dealt` would deal units of one; the place of an item is its key."""
+    for label in np.unique(labels).tolist():
+        drawn = [(_draw(salt, str(place)), place) for place in np.flatnonzero(labels == label).tolist()]
+        drawn.sort()
+        for _, place in drawn:
+            yield [place], ((label, 1),)
+
+
+def _loads(counts: Mapping[int, Sequence[int]], held: _Counts, spread: Mapping[int, int]) -> Sequence[float]:
+    """How full every fold is already of the classes that a unit holds: numbers of which only the order matters."""
+    if len(held) == 1:
+        return counts[held[0][0]]
+    shares = [[n * size / spread[label] for n in counts[label]] for label, size in held]
     return [sum(parts) for parts in zip(*shares, strict=True)]
 
 
@@ -195,14 +207,11 @@ def tied(items: Sequence[Item], hashes: Mapping[str, str], *, near: Sequence[Seq
 def _dealt(units: Iterable[_Unit], salt: str) -> list[_Unit]:
     """The large units first, those of equal size class by class, in the order of their hashes."""
 
-    def drawn(unit: _Unit) -> tuple[int, int, bytes]:
-        return (
-            -len(unit.names),
-            unit.counts[0][0],
-            hashlib.sha256(f"{salt}\0{unit.key}".encode("utf-8", "surrogatepass")).digest(),
-        )
+    return sorted(units, key=lambda unit: (-len(unit.names), unit.counts[0][0], _draw(salt, unit.key)))
 
-    return sorted(units, key=drawn)
+
+def _draw(salt: str, key: str) -> bytes:
+    return hashlib.sha256(f"{salt}\0{key}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _carve(

@@ -35,6 +35,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 _ROTATION_LIMIT = 4096  # beyond this rank the eigendecomposition costs more than it saves
+_FINE = 512  # features up to which axes are found in float64; beyond, float32 has them at right angles to 1e-5 too
 _BLOCK = 1 << 21  # numbers worked on at once, so that no whole copy of the features is made in passing
 
 
@@ -209,7 +210,8 @@ def _axes(X: Array, scaler: Scaler) -> tuple[Tensor, Tensor]:
         gram = torch.zeros(X.shape[1], X.shape[1], dtype=torch.float64)
         for found in spread(product, blocks(*X.shape)):
             gram += found
-        power, basis = torch.linalg.eigh(gram)
+        fine = torch.float64 if len(gram) <= _FINE else torch.float32
+        power, basis = (found.double() for found in torch.linalg.eigh(gram.to(fine)))
         _known_axes.clear()
         _known_axes[name.digest()] = power.clamp_(min=0), basis
     return _known_axes[name.digest()]
@@ -252,7 +254,7 @@ def fold_pairs(y: Array, k: int, *, seed: int, groups: Sequence[Any] | None = No
     k = min(k, len(np.unique(units)))
     if k < 2:
         return []
-    spread = np.bincount(np.unique(np.stack([units, y]), axis=1)[1])
+    spread = np.bincount(y if groups is None else np.unique(np.stack([units, y]), axis=1)[1])
     common = int(spread.argmax())
     strata = np.where(spread[y] < k, -1, y)
     if len(np.unique(units[strata == -1])) < k:
