@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.errors import DataError
 from headstart.transfer._heads_common import Array
 from headstart.transfer.heads import fit_head
 
@@ -42,6 +43,8 @@ def similarity(
     a head on the pretrained features avoids, both cross-validated; `level` is "similar" or "different". Items without
     features (NaN) are left out. Raises DataError where features and labels do not fit.
     """
+    if not len(pretrained) == len(fresh) == len(y):
+        raise DataError(f"{len(pretrained)} and {len(fresh)} rows of features do not fit {len(y)} labels")
     kept = np.flatnonzero(np.isfinite(pretrained).all(axis=1) & np.isfinite(fresh).all(axis=1))
     labels = np.asarray(y)[kept]
     tied = None if groups is None else [groups[int(n)] for n in kept]
