@@ -29,6 +29,8 @@ __all__ = [
     "write",
 ]
 
+_WARNINGS = 3
+_FINALISTS = 3  # shown of a race
 _MOST = 10  # names shown of a long list; the JSON has them all
 
 
@@ -156,11 +158,16 @@ def _score_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     test = (run.get("scores") or {}).get("test") or {}
     accuracy, majority = test.get("accuracy"), (run.get("baselines") or {}).get("majority") or {}
+    crossed = run.get("cross_validation") or {}
     if accuracy is not None:
         span = _between(test.get("accuracy_interval"))
         rows.append(
             ("test accuracy", f"{percent(accuracy)}  (95 % interval {span}; {test['n']} items no choice has seen)")
         )
+    elif crossed.get("accuracy") is not None:
+        span = _between(crossed.get("accuracy_interval"))
+        told = f"{percent(crossed['accuracy'])}  (95 % interval {span}; no test set: {crossed['n']} items, by turns)"
+        rows.append(("accuracy", told))
     if (floor := majority.get("accuracy")) is not None:
         named = f"  (always {safe(majority['class'])})" if majority.get("class") is not None else ""
         rows.append(("majority", percent(floor) + named))
@@ -185,7 +192,8 @@ def _plan_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         many = f", {trained:,} trained parameters" if isinstance(trained, int) else ""
         address = (run.get("source") or {}).get("address", "")
         rows.append(("plan", f"{plan.get('strategy')}, {plan.get('head')} head on {safe(address)}{many}"))
-        rows += [("", f"because {safe(reason)}") for reason in plan.get("reasons") or []]
+        chosen = _choice_rows(run)
+        rows += chosen or [("", f"because {safe(reason)}") for reason in plan.get("reasons") or []]
     if sentence := (run.get("diagnosis") or {}).get("sentence"):
         rows.append(("verdict", safe(sentence)))
     if (seconds := (run.get("seconds") or {}).get("total")) is not None:
@@ -195,6 +203,9 @@ def _plan_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def race_table(race: Sequence[Mapping[str, Any]]) -> None:
     """Write the race: a row for each contestant: what was trained, how long, scores with intervals, overfitting gap."""
+    if any(row.get("stage") for row in race):
+        _race_of_stages(race)
+        return
     rows = []
     for row in race:
         if row.get("error"):
@@ -215,18 +226,73 @@ def race_table(race: Sequence[Mapping[str, Any]]) -> None:
     write("trained: parameters; gap: training minus validation accuracy, in points")
 
 
+def _race_of_stages(race: Sequence[Mapping[str, Any]]) -> None:
+    """Write the finalists of an automatic race, the chosen one first, and how many others were stopped early."""
+    final = [row for row in race if row.get("finalist") or row.get("chosen")]
+    final.sort(key=lambda row: (not row.get("chosen"), -(row.get("score") or 0.0)))
+    several = len({row.get("source") for row in final}) > 1
+    rows = []
+    for row in final[:_FINALISTS]:
+        way = f"{row.get('strategy')} from {row['cut']}" if row.get("strategy") == "partial" and row.get("cut") else ""
+        seconds, p = row.get("seconds"), row.get("p_against_best")
+        cells = [way or row.get("strategy"), row.get("head") or "", *([row.get("source") or ""] if several else [])]
+        held = f"{percent(row.get('score'))} ({_between(row.get('interval'))})" if row.get("interval") else ""
+        cells += ["" if seconds is None else duration(seconds), held, "" if p is None else f"{p:.3f}"]
+        rows.append([*cells, "chosen" if row.get("chosen") else ""])
+    heads = ["strategy", "head", *(["source"] if several else []), "time", "right, held-out", "p", ""]
+    table(heads, rows, right=(len(heads) - 4, len(heads) - 2))
+    others = len(race) - len(rows)
+    write(f"p: against the best{f'; {others} more in the report' if others else ''}")
+
+
+def _choice_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Why this plan: the race's own sentence in place of the reasons, and whether the advice was another."""
+    choice, advice = run.get("choice") or {}, run.get("advice") or {}
+    rows = [("choice", safe(choice["sentence"]))] if choice.get("sentence") else []
+    chosen = (run.get("plan") or {}).get("strategy")
+    if rows and advice.get("strategy") and chosen:
+        agreed = "and so did the race" if advice["strategy"] == chosen else f"the race chose {safe(chosen)}"
+        rows.append(("", f"the rule of thumb said {safe(advice['strategy'])}, {agreed}"))
+    return rows
+
+
+def _answer_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A line each for unknown, the forecast, labels and twins."""
+    rows: list[tuple[str, str]] = []
+    reject = run.get("reject") or {}
+    if (refused := (reject.get("held_out") or {}).get("rejected")) is not None:
+        foreign = [f"{percent(1 - one['accepted'])} of {safe(one['name'])}" for one in reject.get("foreign") or []]
+        rows.append(("unknown", f"said to {', '.join([f'{percent(refused)} of own test items', *foreign[:2]])}"))
+    if sentence := (run.get("forecast") or {}).get("sentence"):
+        rows.append(("forecast", safe(sentence)))
+    if issues := run.get("label_issues"):
+        worst = issues[0]
+        said = f"{safe(worst['file'])} is labelled {safe(worst['label'])}, looks like {safe(worst['suggested'])}"
+        rows.append(("labels", f"{len(issues)} look{'s' if len(issues) == 1 else ''} wrong, first: {said}"))
+    near = run.get("near_duplicates") or {}
+    if groups := near.get("groups"):
+        told = f"{len(groups)} group{'' if len(groups) == 1 else 's'} of near-identical items"
+        across, rest = near.get("across_splits"), (near.get("test") or {}).get("without_twin") or {}
+        told += f", {len(across)} over splits" if across else ""
+        alone = rest.get("accuracy")
+        rows.append(("twins", told + (f"; accuracy without them {percent(alone)}" if alone is not None else "")))
+    return rows
+
+
 def run_summary(run: Mapping[str, Any], folder: object) -> None:
     """Write the short summary of a run: scores with intervals, the plan, where things lie, what to do next."""
     if len(race := run.get("race") or []) > 1:
         race_table(race)
         write()
-    rows = [*_score_rows(run), *_plan_rows(run)]
+    rows = [*_score_rows(run), *_plan_rows(run), *_answer_rows(run)]
     data = run.get("data") or {}
     counts = {"skipped": "files skipped", "leaks": "groups of identical files over splits"}
-    rows += [
-        ("attention", f"{len(data[key])} {words}: see the report") for key, words in counts.items() if data.get(key)
-    ]
-    rows += [("attention", safe(text)) for text in data.get("warnings") or []]
+    if found := [f"{len(data[key])} {words}" for key, words in counts.items() if data.get(key)]:
+        rows.append(("attention", f"{', '.join(found)}: see the report"))
+    warnings = [safe(text) for text in data.get("warnings") or []]
+    rows += [("attention", text) for text in warnings[:_WARNINGS]]
+    if len(warnings) > _WARNINGS:
+        rows.append(("", f"{len(warnings) - _WARNINGS} more: see the report"))
     if folder is not None:
         place = str(folder)
         quoted = safe(shlex.quote(place))

@@ -12,12 +12,22 @@ import pytest
 
 from headstart.report import render
 
+from .example_answers import crowded, judged, judged_hostile, suspects, without_test_set
 from .example_runs import HOSTILE, full, hostile, many, pictures
 
 pytestmark = pytest.mark.browser
 
 CHROMIUM = os.environ.get("HEADSTART_CHROMIUM") or shutil.which("chromium") or "/usr/bin/chromium"
-RUNS = {"minimal": dict, "full": full, "many": many, "hostile": hostile}
+RUNS = {
+    "minimal": dict,
+    "full": full,
+    "many": many,
+    "hostile": hostile,
+    "judged": judged,
+    "untested": without_test_set,
+    "crowded": crowded,
+    "judged hostile": judged_hostile,
+}
 
 CONTRAST = """() => {
   const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
@@ -60,10 +70,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("pages")
     addresses = {}
     for name, make in RUNS.items():
-        names = list(HOSTILE) if name == "hostile" else ["ants/1.jpg", "bees/2.jpg", "ants/3.jpg"]
-        shown = {} if name == "minimal" else pictures(names, names if name == "hostile" else ["ants", "bees"])
+        names = list(HOSTILE) if "hostile" in name else ["ants/1.jpg", "bees/2.jpg", "ants/3.jpg"]
+        shown = {} if name == "minimal" else pictures(names, names if "hostile" in name else ["ants", "bees"])
+        run = make()
+        if "label_issues" in run:
+            shown["label_issues"] = suspects(run)
         path = folder / f"{name}.html"
-        path.write_text(render(make(), pictures=shown), encoding="utf-8")
+        path.write_text(render(run, pictures=shown), encoding="utf-8")
         addresses[name] = path.as_uri()
     return addresses
 
@@ -91,7 +104,7 @@ def test_a_page_says_nothing_runs_nothing_and_asks_for_nothing(browser: Any, fil
     view.close()
 
 
-@pytest.mark.parametrize("name", ["full", "hostile"])
+@pytest.mark.parametrize("name", ["full", "hostile", "judged"])
 def test_every_picture_is_there(browser: Any, files: dict[str, str], name: str) -> None:
     view, _, _ = opened(browser, files[name])
     sizes = view.evaluate("[...document.images].map(i => i.complete && i.naturalWidth)")
@@ -114,7 +127,7 @@ def test_a_phone_never_scrolls_sideways(browser: Any, files: dict[str, str], nam
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["full", "many"])
+@pytest.mark.parametrize("name", ["full", "many", "judged"])
 def test_every_text_stands_out_from_its_ground(browser: Any, files: dict[str, str], name: str, scheme: str) -> None:
     view, _, _ = opened(browser, files[name], scheme=scheme)
     view.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
@@ -135,8 +148,9 @@ def test_dark_and_light_differ_and_paper_is_always_light(browser: Any, files: di
     assert grounds["light print"] == grounds["dark print"]
 
 
-def test_charts_keep_their_labels_inside_and_rows_apart(browser: Any, files: dict[str, str]) -> None:
-    view, _, _ = opened(browser, files["full"])
+@pytest.mark.parametrize("name", ["full", "judged", "untested", "judged hostile"])
+def test_charts_keep_their_labels_inside_and_rows_apart(browser: Any, files: dict[str, str], name: str) -> None:
+    view, _, _ = opened(browser, files[name])
     outside = view.evaluate(
         "[...document.querySelectorAll('svg.chart')].flatMap(s => { const box = s.getBoundingClientRect();"
         " return [...s.querySelectorAll('text')].filter(t => { const b = t.getBoundingClientRect();"

@@ -114,7 +114,7 @@ def _lane(lane: Lane, across: Callable[[float], float], y: float) -> tuple[str, 
     parts.append(f'<circle cx="{short(across(lane.value))}" cy="{short(middle)}" r="5" class="dot {dot}"/>')
     height = 44.0
     if lane.note:
-        parts.append(written((0, y + 46), fit(lane.note, WIDTH, 11.5), style="muted note"))
+        parts.append(written((0, y + 46), fit(lane.note, WIDTH, 12), style="muted note"))
         height = 60.0
     return "".join([*parts, "</g>"]), height
 

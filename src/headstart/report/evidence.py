@@ -78,14 +78,14 @@ def unknown_bars(run: Mapping[str, Any]) -> str:
         refused = min(max(refused, 0.0), 1.0)
         kept = 1 - refused
         right = kept * min(max(given or 0.0, 0.0), 1.0)
-        rows.append(Bar("own test images", (right, kept - right, refused), f"{percent(refused)} unknown"))
+        rows.append(Bar("own test images", (right, kept - right, refused), percent(refused)))
     for row in records(run, "reject", "foreign")[:12]:
         accepted = share_of(row, "accepted")
         if accepted is not None:
             accepted = min(max(accepted, 0.0), 1.0)
             name = text(row, "name") or "foreign"
-            rows.append(Bar(name, (0.0, accepted, 1 - accepted), f"{percent(1 - accepted)} unknown"))
-    desc = "; ".join(f"{bar.label}: {bar.text}" for bar in rows)
+            rows.append(Bar(name, (0.0, accepted, 1 - accepted), percent(1 - accepted)))
+    desc = "Answered with unknown: " + "; ".join(f"{bar.label} {bar.text}" for bar in rows)
     parts = ("right", "wrong", "unknown")
     return bar_chart(rows, title="Answers and refusals", desc=desc, key="unknown", parts=parts, label_width=130)
 
