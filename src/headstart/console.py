@@ -309,6 +309,8 @@ def scores(measured: Mapping[str, Any]) -> None:
     if measured.get("seen"):
         write(f"{'attention':18} {_seen(measured)}")
     write(f"{'accuracy':18} {percent(measured['accuracy'])}  (95 % interval {span})")
+    if (unknown := measured.get("unknown")) is not None:
+        write(f"{'unknown':18} {_unknown(unknown)}")
     for key in ("top5_accuracy", "balanced_accuracy"):
         if measured.get(key) is not None:
             write(f"{key.replace('_', ' '):18} {percent(measured[key])}")
@@ -321,6 +323,16 @@ def scores(measured: Mapping[str, Any]) -> None:
         for label, one in (measured.get("per_class") or {}).items()
     ]
     table(["class", "items", "precision", "recall", "f1"], rows, right=(1, 2, 3, 4))
+
+
+def _unknown(found: Mapping[str, Any]) -> str:
+    """How many pictures get no answer, and how good the answers are that are given."""
+    refused = round(found["rejected"] * found["n"])
+    told = f"{refused} of {found['n']} pictures get no answer"
+    if found["accuracy_kept"] is None:
+        return told
+    span = _between(found["accuracy_kept_interval"])
+    return f"{told}; of the {found['n'] - refused} answers {percent(found['accuracy_kept'])} are right  ({span})"
 
 
 def _seen(measured: Mapping[str, Any]) -> str:
@@ -339,6 +351,10 @@ def predictions(answers: Sequence[Mapping[str, Any]]) -> None:
     for answer in answers:
         if "error" in answer:
             rows.append([answer["file"], "unreadable", answer["error"]])
+            continue
+        if answer.get("best") is not None:
+            told = f"no answer: the likeliest would be {answer['best']}, {percent(answer['probability'])}"
+            rows.append([answer["file"], answer["label"], told])
             continue
         others = sorted((answer.get("probabilities") or {}).items(), key=lambda pair: -pair[1])[1:3]
         also = ", ".join(f"{name} {percent(value)}" for name, value in others)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from headstart.judge.intervals import wilson
-from headstart.judge.scoring import CONFUSION_LIMIT, calibration_error, majority, score
+from headstart.judge.scoring import CONFUSION_LIMIT, calibration_error, hardest_classes, majority, score
 from headstart.records import plain
 
 
@@ -130,3 +130,15 @@ def test_judging_needs_neither_torch_nor_scikit_learn() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_hardest_classes_are_those_of_lowest_recall_with_what_takes_their_items() -> None:
+    y = np.array([0, 0, 0, 0, 1, 1, 2, 2, 3])
+    predicted = np.array([0, 1, 1, 2, 1, 0, 2, 2, 0])
+    assert hardest_classes(y, predicted, ["a", "b", "c", "d", "e"]) == [
+        {"class": "d", "recall": 0.0, "n": 1, "confused_with": "a", "share": 1.0},
+        {"class": "a", "recall": 0.25, "n": 4, "confused_with": "b", "share": 0.5},
+        {"class": "b", "recall": 0.5, "n": 2, "confused_with": "a", "share": 0.5},
+    ]
+    assert hardest_classes(y, y, names(4)) == []
+    assert len(hardest_classes(np.arange(9), (np.arange(9) + 1) % 9, names(9))) == 5

@@ -18,8 +18,9 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 
 from headstart.errors import DataError, SettingsError
+from headstart.judge.calibration import log_softmax
 from headstart.transfer import heads
-from headstart.transfer._heads_common import Scaler, accuracy_and_loss, fold_pairs, log_softmax, rotate, temperature
+from headstart.transfer._heads_common import Scaler, accuracy_and_loss, fold_pairs, rotate
 from headstart.transfer._heads_linear import lowest
 from headstart.transfer._heads_solver import LOSSES, Parts, solve
 from headstart.transfer.heads import KINDS, FittedHead, fit_head, learning_curve, train_mlp
@@ -470,23 +471,6 @@ def test_scaled_features_have_mean_0_and_variance_1_on_average_and_keep_their_or
     assert np.square(others).mean() == pytest.approx(1, rel=1e-4)
     assert np.array_equal(np.argsort(others.std(0)), np.argsort(np.delete(X, 3, axis=1).std(0)))
     assert not scaled[:, 3].any()
-
-
-def test_temperature_finds_the_factor_that_was_hidden() -> None:
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(4000, 3)) * 2
-    y = (logits + generator.gumbel(size=logits.shape)).argmax(1)
-    for factor in (1e-3, 1.0, 400.0):
-        assert temperature(logits * factor, y) == pytest.approx(factor, rel=0.1)
-    assert temperature(np.zeros((5, 3)), np.zeros(5, dtype=int)) == 1.0
-
-
-@pytest.mark.parametrize("n", [5, 500])
-def test_items_that_are_all_right_do_not_make_answers_endlessly_sure(n: int) -> None:
-    y = np.arange(n) % 3
-    logits = np.eye(3)[y]
-    sureness = np.exp(log_softmax(logits / temperature(logits, y)))[np.arange(n), y]
-    assert np.allclose(sureness, (n + 1) / (n + 2), atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,17 @@ import numpy.typing as npt
 from headstart.judge.intervals import wilson
 from headstart.records import Scores
 
-__all__ = ["BINS", "CONFUSION_LIMIT", "calibration_error", "confusion_matrix", "majority", "per_class", "score"]
+__all__ = [
+    "BINS",
+    "CONFUSION_LIMIT",
+    "calibration_error",
+    "confusion_matrix",
+    "hardest_classes",
+    "majority",
+    "mean_log_loss",
+    "per_class",
+    "score",
+]
 
 Array = npt.NDArray[Any]
 
@@ -41,14 +51,13 @@ def score(y: Array, probabilities: Array, *, classes: Sequence[str]) -> Scores:
     rows = list(enumerate(table.values()))
     recalls = np.array([row["recall"] for _, row in rows if row["n"]])
     f1s = np.array([row["f1"] for i, row in rows if row["n"] or i in guessed])
-    true = probabilities[np.arange(n), y]
     return Scores(
         n=n,
         accuracy=_mean(correct),
         accuracy_interval=wilson(int(correct.sum()), n),
         balanced_accuracy=_mean(recalls),
         macro_f1=_mean(f1s),
-        log_loss=_mean(-np.log(np.clip(true, _TINY, 1.0))),
+        log_loss=mean_log_loss(probabilities, y),
         calibration_error=calibration_error(correct, probabilities.max(axis=1, initial=0.0)),
         per_class=table,
         confusion=_table(y, predicted, len(classes)),
@@ -71,6 +80,11 @@ def _checked(y: Array, probabilities: Array, n_classes: int) -> tuple[Array, Arr
 
 def _mean(values: Array) -> float:
     return float(np.mean(values)) if len(values) else 0.0
+
+
+def mean_log_loss(probabilities: Array, y: Array) -> float:
+    """Mean negative logarithm, in nats, of the probability [n, classes] of the true class [n]; 0 without items."""
+    return _mean(-np.log(np.clip(probabilities[np.arange(len(y)), y], _TINY, 1.0)))
 
 
 def _top5(y: Array, probabilities: Array) -> Array:
@@ -127,3 +141,24 @@ def majority(y_train: Array, y_test: Array, classes: Sequence[str]) -> Mapping[s
     common = int(counts.argmax())
     hits, n = int((np.asarray(y_test) == common).sum()), len(y_test)
     return {"class": classes[common], "accuracy": hits / n if n else 0.0, "accuracy_interval": wilson(hits, n)}
+
+
+def hardest_classes(y: Array, predicted: Array, classes: Sequence[str], *, most: int = 5) -> list[dict[str, Any]]:
+    """The classes of lowest recall, worst first, at most `most`, with the class that takes most of their items.
+
+    `share` is the share of the class's items that went to `confused_with`. Classes without items, and those without an
+    error, are no part of it. Ties go to the class with more items, then to the lower class number.
+    """
+    y, predicted = np.asarray(y, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
+    rows: list[dict[str, Any]] = []
+    for place, name in enumerate(classes):
+        taken = np.bincount(predicted[y == place], minlength=len(classes))
+        n, hits = int(taken.sum()), int(taken[place])
+        if n == hits:
+            continue
+        taken[place] = 0
+        other = int(taken.argmax())
+        rows.append(
+            {"class": name, "recall": hits / n, "n": n, "confused_with": classes[other], "share": int(taken[other]) / n}
+        )
+    return sorted(rows, key=lambda row: (row["recall"], -row["n"]))[:most]

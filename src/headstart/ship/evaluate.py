@@ -11,6 +11,7 @@ from headstart.data import decode
 from headstart.errors import DataError
 from headstart.files import hash_bytes
 from headstart.judge import scoring
+from headstart.judge.trust import refusals
 from headstart.progress import Reporter, Silent
 from headstart.records import Dataset, Item, plain
 from headstart.ship.model import Model, softmax
@@ -27,27 +28,31 @@ def evaluate_model(
     """Scores of `model` on a split of `dataset` as a plain dict, classes matched by name.
 
     `seen` counts the pictures that the model was made with (the same bytes); where there are some, `unseen` holds the
-    scores on the others, which are the ones to believe (None when there are no others). Raises DataError when the data
-    hold a class that the model does not know, or no such split, or no picture that can be read.
+    scores on the others, which are the ones to believe (None when there are no others). The scores count the likeliest
+    class of every picture; `unknown`, where the model has a reject option, says what it refuses and how good the rest
+    is. Raises DataError when the data hold a class that the model does not know, or no such split, or no picture that
+    can be read.
     """
     _check_classes(model, dataset)
     split, items = _chosen(dataset, split)
-    logits, skipped = model.logits(items, reporter=reporter or Silent())
-    unread = {entry.file for entry in skipped}
+    answers = model.answers(items, reporter=reporter or Silent())
+    unread = {entry.file for entry in answers.skipped}
     read = [n for n, item in enumerate(items) if item.name not in unread]
     if not read:
         raise DataError("no picture can be read", where=dataset.path)
     labels = np.array([model.classes.index(dataset.classes[items[n].label or 0]) for n in read])
-    chances = softmax(logits[read])
+    chances = softmax(answers.logits[read])
     known = set(model.facts.get("seen", ()))
     new = np.array([_digits(items[n]) not in known for n in read])
     found = {
         "split": split,
         **plain(scoring.score(labels, chances, classes=model.classes)),
         "classes": list(model.classes),
-        "skipped": plain(skipped),
+        "skipped": plain(answers.skipped),
         "seen": int((~new).sum()),
     }
+    if model.reject is not None:
+        found["unknown"] = plain(refusals(answers.known[read], chances.argmax(axis=1) == labels))
     if found["seen"]:
         unseen = scoring.score(labels[new], chances[new], classes=model.classes) if new.any() else None
         found["unseen"] = plain(unseen)

@@ -3,7 +3,8 @@
 The folder is a timm / Hugging Face folder (config.json + model.safetensors) that `timm.create_model("local-dir:...")`
 opens with the same logits when the head is one linear layer on the network's own pooling. What timm does not know
 stands in headstart.json: classes, Card, Plan, versions, the sha256 of every file, and golden outputs that are checked
-when the model is loaded. No pickle is read or written.
+when the model is loaded. The reject option stands in reject.safetensors, where there is one. No pickle is read or
+written.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,21 @@ from headstart import files
 from headstart.data import augment, read
 from headstart.data.loader import Views, batches
 from headstart.errors import DataError, ModelError, SourceError, UserError
+from headstart.judge.calibration import softmax
+from headstart.judge.reject import Reject
 from headstart.progress import Reporter, Silent
 from headstart.records import SCHEMA, Card, Item, MemoryOrigin, Plan, Skipped, plain
 from headstart.sources import open_source
 from headstart.transfer.heads import FittedHead
 from headstart.transfer.net import TransferNet
 
-__all__ = ["Model", "Prediction", "find_model_folder", "load"]
+__all__ = ["UNKNOWN", "Answers", "Model", "Prediction", "find_model_folder", "load", "softmax"]
+
+UNKNOWN = "unknown"
+"""The label where the reject option gives no answer."""
 
 _KEYS = ("classes", "card", "plan", "head", "golden", "files", "sha256")
+_REJECT = "reject.safetensors"
 _BLANK = "0" * 64  # stands for headstart.json's own sha256 while it is computed
 _AGAIN = "Copy the whole folder again."
 _GOLDEN_TOLERANCE = 1e-3  # on probabilities: other processors round differently, other weights differ far more
@@ -40,31 +47,69 @@ _GOLDEN_TOLERANCE = 1e-3  # on probabilities: other processors round differently
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one input; `error` says why there is none."""
+    """The answer for one input; `error` says why there is none.
+
+    Where the reject option refuses, `label` is "unknown", `best` the likeliest class and `probability` its own.
+    """
 
     file: str
     label: str | None = None
     probability: float | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    best: str | None = None
 
     def as_dict(self, top_k: int | None = None) -> dict[str, Any]:
-        """What `predict --json` prints: {file, label, probability, probabilities} or {file, error}."""
+        """What `predict --json` prints: {file, label, probability, probabilities} or {file, error}.
+
+        Only where the reject option refused there is `best` too, the likeliest class.
+        """
         if self.error is not None:
             return {"file": self.file, "error": self.error}
         ranked = sorted(self.probabilities.items(), key=lambda entry: -entry[1])
         shown = dict(ranked[:top_k]) if top_k else dict(self.probabilities)
-        return {"file": self.file, "label": self.label, "probability": self.probability, "probabilities": shown}
+        refused = {} if self.best is None else {"best": self.best}
+        return {
+            "file": self.file, "label": self.label, **refused, "probability": self.probability, "probabilities": shown,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Logits float32 (n, classes), NaN where an item cannot be read; whether each gets a label; what was skipped."""
+
+    logits: np.ndarray
+    known: np.ndarray
+    skipped: tuple[Skipped, ...]
 
 
 class Model:
-    """A trained network with its classes, ready to predict."""
+    """A trained network with its classes, ready to predict.
+
+    `temperature` divides the logits: it goes into a linear head, so that other programs give the calibrated answers
+    too, and is kept beside any other. `reject` says for which inputs the label is "unknown".
+    """
 
     def __init__(
-        self, net: TransferNet, classes: Sequence[str], *, head: FittedHead, plan: Plan, facts: Mapping[str, Any]
+        self,
+        net: TransferNet,
+        classes: Sequence[str],
+        *,
+        head: FittedHead,
+        plan: Plan,
+        facts: Mapping[str, Any],
+        reject: Reject | None = None,
+        temperature: float = 1.0,
     ) -> None:
-        self.net, self.classes, self.head = net.eval(), tuple(classes), head
-        self.plan, self.facts = plan, dict(facts)
+        self.classes, self.plan, self.facts = tuple(classes), plan, dict(facts)
+        self.reject, self.temperature = reject, temperature
+        if temperature != 1.0:
+            folded = isinstance(net.head, torch.nn.Linear)
+            self.facts["calibration"] = {"temperature": temperature, "folded": folded}
+            if folded:
+                net, head = _divided(net, head, temperature)
+                self.temperature = 1.0
+        self.net, self.head = net.eval(), head
         self.device = "cpu"
 
     @property
@@ -83,7 +128,13 @@ class Model:
     def logits(
         self, items: Sequence[Item], *, batch_size: int = 32, reporter: Reporter | None = None
     ) -> tuple[np.ndarray, tuple[Skipped, ...]]:
-        """Logits float32 (n, classes) of items, NaN where one cannot be read, and what was skipped."""
+        """Calibrated logits float32 (n, classes) of items, NaN where one cannot be read, and what was skipped."""
+        found = self.answers(items, batch_size=batch_size, reporter=reporter)
+        return found.logits, found.skipped
+
+    def answers(self, items: Sequence[Item], *, batch_size: int = 32, reporter: Reporter | None = None) -> Answers:
+        """Calibrated logits of items, and which of them the reject option lets through (all without one)."""
+        known = np.ones(len(items), dtype=bool)
         table = np.full((len(items), len(self.classes)), np.nan, dtype=np.float32)
         order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
         skipped: list[Skipped] = []
@@ -92,33 +143,39 @@ class Model:
             for batch in batches(Views(items, self.card), order, workers=0 if len(items) == 1 else None):
                 skipped += batch.skipped
                 if len(batch.index):
-                    table[batch.index] = self._forward(batch.images)
+                    table[batch.index], known[batch.index] = self._forward(batch.images)
                 bar.advance(len(batch.index) + len(batch.skipped))
-        return table, tuple(skipped)
+        return Answers(table, known, tuple(skipped))
 
-    def _forward(self, images: Tensor) -> np.ndarray:
+    def _forward(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Calibrated logits, and whether each image gets a label, in one pass."""
         inputs = augment.normalise(images.to(self.device), self.card).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
-            rows: np.ndarray = self.net(inputs).float().cpu().numpy()
-        return rows
+            logits, features = (part.float().cpu().numpy() for part in self.net.both(inputs))
+        logits = logits / np.float32(self.temperature)
+        if self.reject is None:
+            return logits, np.ones(len(logits), dtype=bool)
+        return logits, self.reject.accepts(softmax(logits), features)
 
     def predict(self, inputs: Any, *, reporter: Reporter | None = None) -> list[Prediction]:
         """Answers for files, folders, PIL images or arrays (one or a list); an unreadable one gets an error.
 
         A list gives one answer an entry, in its order; a folder in it one a picture. Raises DataError when a path does
-        not exist, when a folder holds no picture, or when nothing was given.
+        not exist, when a folder holds no picture, or when nothing was given. The label is "unknown" where the reject
+        option refuses.
         """
         items = _items(inputs)
-        logits, skipped = self.logits(items, reporter=reporter)
-        reasons = {entry.file: entry.reason for entry in skipped}
+        found = self.answers(items, reporter=reporter)
+        reasons = {entry.file: entry.reason for entry in found.skipped}
         answers = []
-        for item, row in zip(items, softmax(logits), strict=True):
+        for item, row, known in zip(items, softmax(found.logits), found.known, strict=True):
             if np.isnan(row).any():
                 answers.append(Prediction(item.name, error=reasons.get(item.name, "the answer is not a number")))
                 continue
-            best = int(row.argmax())
+            likeliest = self.classes[place := int(row.argmax())]
+            label, best = (likeliest, None) if known else (UNKNOWN, likeliest)
             chances = {name: float(p) for name, p in zip(self.classes, row, strict=True)}
-            answers.append(Prediction(item.name, self.classes[best], float(row[best]), chances))
+            answers.append(Prediction(item.name, label, float(row[place]), chances, best=best))
         return answers
 
     def predict_proba(self, inputs: Any, *, reporter: Reporter | None = None) -> np.ndarray:
@@ -138,7 +195,10 @@ class Model:
         files.write_json(place / "config.json", config)
         files.write_bytes(place / "head.safetensors", pack_arrays(self.head.tensors()))
         files.write_text(place / "README.md", readme or f"# {self.card.architecture}\n")
-        names = ("config.json", "model.safetensors", "head.safetensors", "README.md")
+        names = ["config.json", "model.safetensors", "head.safetensors", "README.md"]
+        if self.reject is not None:
+            files.write_bytes(place / _REJECT, pack_arrays(self.reject.tensors()))
+            names.append(_REJECT)
         record = {
             "schema": SCHEMA,
             "classes": self.classes,
@@ -147,6 +207,7 @@ class Model:
             "head": {"kind": self.head.kind, "chosen": self.head.chosen},
             "golden": self._golden(),
             **self.facts,
+            **({} if self.reject is None else {"reject": self.reject.facts()}),
             "files": {name: files.hash_file(place / name) for name in names},
             "sha256": _BLANK,
         }
@@ -183,7 +244,7 @@ class Model:
 
     def _golden(self) -> dict[str, Any]:
         """Outputs for pictures that any machine can draw again."""
-        return {"seed": 0, "n": 3, "probabilities": softmax(self._forward(_golden_images(self.card, 3)))}
+        return {"seed": 0, "n": 3, "probabilities": softmax(self._forward(_golden_images(self.card, 3))[0])}
 
 
 def _items(inputs: Any) -> list[Item]:
@@ -213,12 +274,13 @@ def _listed(inputs: Any) -> list[Any]:
     return list(inputs)
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (n, k) in float64 from logits (n, k)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
-    chances: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return chances
+def _divided(net: TransferNet, head: FittedHead, temperature: float) -> tuple[TransferNet, FittedHead]:
+    """The same network with a linear head whose logits are divided by the temperature; the given one stays as it is."""
+    head = replace(
+        head, arrays={name: (array / temperature).astype(array.dtype) for name, array in head.arrays.items()}
+    )
+    device = next(net.source.parameters()).device
+    return TransferNet(net.source, head.module().to(device), pooling=net.pooling), head
 
 
 def _fixed_input_size(architecture: str) -> bool:
@@ -271,10 +333,13 @@ def load(path: str | Path) -> Model:
         source = open_source(str(place))
         plan = Plan(**{**record["plan"], "reasons": tuple(record["plan"]["reasons"])})
         net = TransferNet(source, head.module(), pooling=plan.pooling)
+        reject = Reject.from_tensors(load_file(place / _REJECT)) if _REJECT in record["files"] else None
     except UserError as error:
         raise ModelError(f"the model cannot be opened: {error}", where=place) from error
-    facts = {name: value for name, value in record.items() if name not in (*_KEYS, "schema")}
-    model = Model(net, record["classes"], head=head, plan=plan, facts=facts)
+    facts = {name: value for name, value in record.items() if name not in (*_KEYS, "schema", "reject")}
+    told = record.get("calibration") or {"folded": True}
+    apart = 1.0 if told["folded"] else float(told["temperature"])
+    model = Model(net, record["classes"], head=head, plan=plan, facts=facts, reject=reject, temperature=apart)
     _check_golden(model, record["golden"], place)
     return model
 
@@ -306,7 +371,7 @@ def _read_record(place: Path) -> dict[str, Any]:
 
 def _check_golden(model: Model, golden: Mapping[str, Any], place: Path) -> None:
     """Refuse a model that answers otherwise than when it was saved."""
-    now = softmax(model._forward(_golden_images(model.card, int(golden["n"]))))
+    now = softmax(model._forward(_golden_images(model.card, int(golden["n"])))[0])
     then = np.array(golden["probabilities"], dtype=np.float64)
     if then.shape != now.shape or not float(np.abs(now - then).max()) <= _GOLDEN_TOLERANCE:
         drift = float(np.abs(now - then).max()) if then.shape == now.shape else float("nan")

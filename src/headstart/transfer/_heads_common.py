@@ -1,4 +1,4 @@
-"""What the heads share: checks, scaling, rotation, folds and temperature."""
+"""What the heads share: checks, scaling, rotation and folds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from headstart.data.splits import folds
 from headstart.errors import DataError, SettingsError
+from headstart.judge.calibration import log_softmax
 from headstart.transfer._heads_pool import spread
 
 if TYPE_CHECKING:
@@ -27,9 +28,7 @@ __all__ = [
     "checked",
     "fold_pairs",
     "linear_layer",
-    "log_softmax",
     "rotate",
-    "temperature",
 ]
 
 Array = npt.NDArray[Any]
@@ -63,13 +62,6 @@ def checked(X: Array, y: Array, n_classes: int) -> tuple[Array, Array]:
     if n_classes < 1 or y.min() < 0 or y.max() >= n_classes:
         raise DataError(f"labels must lie between 0 and {n_classes - 1}, got {y.min()} to {y.max()}")
     return X, y
-
-
-def log_softmax(logits: Array) -> Array:
-    """Logarithm of the softmax over the last axis, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    result: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return result
 
 
 def absent_logit(n: int) -> float:
@@ -271,46 +263,3 @@ def linear_layer(weight: Array, bias: Array) -> nn.Linear:
     state = {"weight": torch.from_numpy(weight.copy()), "bias": torch.from_numpy(bias.copy())}
     layer.load_state_dict(state, assign=True)
     return layer
-
-
-def temperature(logits: Array, y: Array) -> float:
-    """The divisor of `logits` [n, k] that gives the least log loss; 1 where nothing can be learned.
-
-    The true class counts (n + 1) / (n + 2) and the others share the rest, so that n items that are all right do not
-    make the answers endlessly sure. Sources: Guo et al. 2017, "On calibration of modern neural networks", section 4.2;
-    Platt 1999, "Probabilistic outputs for support vector machines", section 2.2.
-    """
-    spread = float(np.std(logits)) if len(y) else 0.0
-    if spread == 0.0 or logits.shape[1] < 2:
-        return 1.0
-    true, others = (len(y) + 1) / (len(y) + 2), 1 / (len(y) + 2) / (logits.shape[1] - 1)
-    scaled = logits.astype(np.float64) / spread
-    scaled -= scaled.max(axis=1, keepdims=True)
-    wanted = float(np.mean((true - others) * scaled[np.arange(len(y)), y] + others * scaled.sum(axis=1)))
-
-    def slope(sureness: float) -> tuple[float, float]:
-        """First and second derivative of the loss by 1 / temperature: it is convex there."""
-        chances = np.exp(sureness * scaled)
-        total, answers = chances.sum(axis=1), np.einsum("ij,ij->i", chances, scaled)
-        np.multiply(chances, scaled, out=chances)
-        squares, mean = np.einsum("ij,ij->i", chances, scaled) / total, answers / total
-        return float(mean.mean()) - wanted, float((squares - np.square(mean)).mean())
-
-    return spread / _root(slope, 1e-3, 1e3)
-
-
-def _root(slope: Callable[[float], tuple[float, float]], low: float, high: float) -> float:
-    """Where a rising function, given with its own slope, is zero between two positive ends; the end where it is not.
-
-    Newton's method, to a thousandth of the place; where it would leave what is still possible, the geometric middle.
-    """
-    place = 1.0
-    for _ in range(60):
-        value, rise = slope(place)
-        low, high = (place, high) if value < 0 else (low, place)
-        step = value / rise if rise > 0 else np.inf
-        after = place - step if low < place - step < high else float(np.sqrt(low * high))
-        if abs(after - place) <= 1e-4 * place:
-            return after
-        place = after
-    return place

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.judge.calibration import temperature
 from headstart.transfer._heads_common import (
     Array,
     Rotated,
@@ -16,7 +17,6 @@ from headstart.transfer._heads_common import (
     accuracy_and_loss,
     fold_pairs,
     rotate,
-    temperature,
 )
 from headstart.transfer._heads_pool import pooled
 from headstart.transfer._heads_solver import Fits, Parts, solve

@@ -21,8 +21,12 @@ class TransferNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch."""
-        logits: Tensor = self.head(self.source(images, self.pooling))
-        return logits
+        return self.both(images)[0]
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of a batch and the features (n, d) that they were made from, in one pass."""
+        features: Tensor = self.source(images, self.pooling)
+        return self.head(features), features
 
 
 def fresh_head(kind: str, width: int, n_classes: int, *, seed: int) -> nn.Module:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from headstart.judge.calibration import temperature
 from headstart.records import Item
 from headstart.tasks import balanced_weights
-from headstart.transfer._heads_common import temperature
 
 __all__ = ["Samples", "class_weights", "judged", "lone_images", "make_optimizer", "mixed"]
 

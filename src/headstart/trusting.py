@@ -1,0 +1,111 @@
+"""Probabilities that mean something: the temperature, the reject option, and what both do on items nobody has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from headstart.data import augment, read
+from headstart.data.loader import Views, batches
+from headstart.errors import DataError
+from headstart.judge.calibration import before_after, softmax
+from headstart.judge.trust import fit_trust, measure_reject
+from headstart.outlook import OutOfFold
+from headstart.records import Item
+from headstart.settings import Settings
+from headstart.stages import Bench, Candidate, groups_of
+from headstart.transfer.net import TransferNet
+
+__all__ = ["answers", "made_trustworthy"]
+
+Rows = tuple[np.ndarray, np.ndarray]
+
+
+def made_trustworthy(
+    bench: Bench, chosen: Candidate, found: OutOfFold | None, settings: Settings
+) -> tuple[Candidate, dict[str, Any]]:
+    """The candidate with its temperature and reject option, its logits divided, and what run.json tells of both.
+
+    Both are fitted on answers that did not see the item: out of fold for a head on frozen features, else on the
+    validation items. Measured on the judged items.
+    """
+    own = found is not None and found.own
+    if found is not None and own:
+        logits, labels = found.logits, found.labels
+    else:
+        logits, labels = chosen.logits["val"], bench.samples("val").labels
+    if not len(labels):
+        return chosen, {}
+    temperature, reject = fit_trust(
+        logits, labels, error_rate=settings.error_rate, seed=settings.seed,
+        **(_features(bench, chosen, found, own=own) if settings.error_rate is not None else {}),
+    )  # fmt: skip
+    split = bench.judged_split
+    y, before = bench.samples(split).labels, chosen.logits[split]
+    there = np.isfinite(before).all(axis=1)
+    told: dict[str, Any] = {
+        "calibration": before_after(before[there], y[there], temperature=temperature, items=len(labels))
+    }
+    divided = {name: rows / np.float32(temperature) for name, rows in chosen.logits.items()}
+    chosen = replace(chosen, logits=divided, temperature=temperature, reject=reject)
+    if reject is not None and split == "test":
+        _, features = _rows(bench, chosen, "test")
+        told["reject"] = measure_reject(
+            reject, softmax(divided["test"].astype(np.float64)), y=y, features=features,
+            foreign=_foreign(bench, chosen, settings),
+        )  # fmt: skip
+    elif reject is not None:
+        told["reject"] = reject.facts()
+    return chosen, told
+
+
+def _features(bench: Bench, chosen: Candidate, found: OutOfFold | None, *, own: bool) -> dict[str, Any]:
+    """The features, groups and reference that `fit_trust` asks for."""
+    if found is not None and own:
+        splits = ("train", "val") if len(found.items) > len(bench.samples("train").items) else ("train",)
+        return {"features": bench.features(chosen.plan.pooling, *splits), "groups": groups_of(bench, *splits)}
+    (_, train), (_, val) = _rows(bench, chosen, "train"), _rows(bench, chosen, "val")
+    return {"features": val, "groups": groups_of(bench, "val"), "reference": (train, bench.samples("train").labels)}
+
+
+def _rows(bench: Bench, chosen: Candidate, split: str) -> Rows:
+    """Logits and the network's own pooled features of a split."""
+    if chosen.plan.strategy == "frozen":
+        return chosen.logits[split], bench.features(chosen.plan.pooling, split)
+    return answers(chosen.net, bench.samples(split).items)
+
+
+def answers(net: TransferNet, items: Sequence[Item], *, batch_size: int = 64) -> Rows:
+    """Logits (n, classes) and pooled features (n, d) of the centre views, rows of NaN for what cannot be read."""
+    order = [np.arange(start, min(start + batch_size, len(items))) for start in range(0, len(items), batch_size)]
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    net.eval()
+    with torch.inference_mode():
+        for batch in batches(Views(items, net.source.card), order):
+            if not len(batch.index):
+                continue
+            inputs = augment.normalise(batch.images, net.source.card).contiguous(memory_format=torch.channels_last)
+            logits, features = (part.float().cpu().numpy() for part in net.both(inputs))
+            found.update({int(i): (logits[n], features[n]) for n, i in enumerate(batch.index)})
+    if not found:
+        raise DataError("none of the pictures could be read")
+    blank = tuple(np.full_like(part, np.nan) for part in next(iter(found.values())))
+    rows = [found.get(i, blank) for i in range(len(items))]
+    return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])
+
+
+def _foreign(bench: Bench, chosen: Candidate, settings: Settings) -> dict[str, Rows]:
+    """Probabilities and features of pictures that are of no class."""
+    if settings.foreign is None:
+        return {}
+    place = Path(settings.foreign).expanduser()
+    with bench.reporter.stage(f"Looking at {place.name}, which is of no class"):
+        logits, features = answers(chosen.net, read.find_images([place]))
+    there = np.isfinite(logits).all(axis=1)
+    chances = softmax(logits[there].astype(np.float64) / chosen.temperature)
+    return {place.name: (chances, features[there])}
