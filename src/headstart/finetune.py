@@ -18,6 +18,7 @@ from torch import nn
 from headstart.data.augment import View
 from headstart.errors import DataError, OutputError
 from headstart.files import hash_json
+from headstart.judge.reject import Reject
 from headstart.records import Item, Plan
 from headstart.settings import Settings
 from headstart.sources.cutting import Cutting, cut_source
@@ -55,6 +56,8 @@ class Candidate:
     notes: tuple[str, ...] = ()
     epoch_seconds: float = 0.0  # of one epoch's steps, the middle one
     interpolation: dict[str, Any] | None = None
+    temperature: float = 1.0  # by which the network's logits are divided; `logits` are, once it is fitted
+    reject: Reject | None = None
 
 
 def tuned(bench: Bench, plan: Plan, *, settings: Settings, folder: Path | None, head: nn.Module) -> Candidate:

@@ -10,10 +10,15 @@ import numpy as np
 from headstart.choice.automatic import Outcome
 from headstart.choice.nested import cross_validate
 from headstart.data.facts import near_facts
+from headstart.judge.label_issues import find_label_issues
+from headstart.judge.scoring import hardest_classes
 from headstart.judge.twins import split_scores
+from headstart.outlook import OutOfFold, forecast, out_of_fold
+from headstart.records import plain
 from headstart.settings import Settings
 from headstart.stages import Bench, Candidate, make_plan, train_candidate
 from headstart.transfer.budget import Clock
+from headstart.trusting import made_trustworthy
 
 __all__ = ["insights"]
 
@@ -29,15 +34,38 @@ def insights(
     if bench.judged_split == "test":
         told["test_set"] = _openings(bench, settings)
     else:
-        found = cross_validate(bench, chosen.plan, settings, heads=_raced(chosen, outcome), clock=clock)
-        chosen = replace(chosen, logits={**chosen.logits, "cross_validation": found.logits})
-        told["cross_validation"] = found.told
+        judged = cross_validate(bench, chosen.plan, settings, heads=_raced(chosen, outcome), clock=clock)
+        chosen = replace(chosen, logits={**chosen.logits, "cross_validation": judged.logits})
+        told["cross_validation"] = judged.told
+    seen = out_of_fold(bench, chosen, settings)
+    chosen, trusted = made_trustworthy(bench, chosen, seen, settings)
+    told |= trusted
+    if seen is not None and chosen.plan.start == "pretrained":
+        told |= _what_would_help(bench, chosen, seen, settings=settings, clock=clock)
     told["near_duplicates"] = near_facts(bench.facts, test=_twins(bench, chosen))
     if chosen.interpolation is not None:
         told["interpolation"] = chosen.interpolation
     if settings.repeats > 1:
         told["repeats"] = _repeats(bench, chosen, settings)
-    return chosen, told
+    found: dict[str, Any] = plain(told)
+    return chosen, found
+
+
+def _what_would_help(
+    bench: Bench, chosen: Candidate, seen: OutOfFold, *, settings: Settings, clock: Clock
+) -> dict[str, Any]:
+    """More images, other labels, the classes that are hard."""
+    classes, predicted = bench.dataset.classes, seen.logits.argmax(1)
+    told: dict[str, Any] = {
+        "label_issues": find_label_issues(
+            seen.probabilities, seen.labels, files=[item.name for item in seen.items], classes=classes
+        ),
+        "hardest_classes": hardest_classes(seen.labels, predicted, classes=classes),
+    }
+    if clock.left > 0:
+        with bench.reporter.stage("Forecasting what more images would bring"):
+            told["forecast"] = forecast(bench, chosen, seen, settings)
+    return told
 
 
 def _twins(bench: Bench, chosen: Candidate) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from headstart.data import decode
 from headstart.data.facts import data_facts
 from headstart.errors import UnreadableImage
 from headstart.judge import diagnosis, intervals, scoring
+from headstart.judge.label_issues import to_csv
 from headstart.records import SCHEMA, Item, Scores, plain
 from headstart.ship.evaluate import SEEN_DIGITS
 from headstart.ship.model import Model, softmax
@@ -228,14 +229,22 @@ def bare_model(bench: Bench, chosen: Candidate) -> Model:
 def _model(bench: Bench, chosen: Candidate, found: Mapping[str, Any], facts: Mapping[str, Any]) -> Model:
     versions = {name: found[name] for name in ("torch", "torchvision", "timm", "numpy", "pillow")}
     facts = {"headstart": __version__, **facts, "versions": versions}
-    return Model(chosen.net, bench.dataset.classes, head=chosen.head, plan=chosen.plan, facts=facts)
+    return Model(
+        chosen.net, bench.dataset.classes, head=chosen.head, plan=chosen.plan, facts=facts, reject=chosen.reject,
+        temperature=chosen.temperature,
+    )  # fmt: skip
 
 
 def write_run(folder: Path, bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> None:
     """Write model, predictions, report, and run.json last: a folder with run.json is whole."""
     build_model(bench, chosen, record).save(folder / "model", readme=report.to_markdown(record))
     files.write_text(folder / "predictions.csv", predictions_csv(bench, chosen))
-    pictures = {"sample": _sample(bench), "errors": _errors(bench, chosen)}
+    issues = record.get("label_issues") or []
+    if issues:
+        files.write_text(folder / "label_issues.csv", to_csv(issues))
+    pictures = {
+        "sample": _sample(bench), "errors": _errors(bench, chosen), "label_issues": _doubtful(bench, issues),
+    }  # fmt: skip
     files.write_text(folder / "report.html", report.render(record, pictures=pictures))
     files.write_text(folder / "report.md", report.to_markdown(record))
     files.write_json(folder / "run.json", record)
@@ -272,6 +281,18 @@ def _pictures(wanted: Iterable[tuple[Item, dict[str, Any]]]) -> list[report.Pict
         with suppress(UnreadableImage):
             found.append(report.Picture(item.name, decode.thumbnail(item), **words))
     return found
+
+
+def _doubtful(bench: Bench, issues: Sequence[Mapping[str, Any]]) -> list[report.Picture]:
+    """The items whose labels look wrong, the worst first."""
+    where = {item.name: item for item in bench.dataset.items}
+    return _pictures(
+        (
+            where[str(row["file"])],
+            {"label": row["label"], "predicted": row["suggested"], "probability": row["p_suggested"]},
+        )
+        for row in issues[:_GALLERY]
+    )
 
 
 def _errors(bench: Bench, candidate: Candidate) -> list[report.Picture]:

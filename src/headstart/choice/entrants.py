@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from headstart.data.splits import seal
+from headstart.judge.calibration import log_softmax
 from headstart.judge.choosing import Entry
 from headstart.records import Item
 from headstart.settings import Settings
 from headstart.stages import Bench, Candidate, groups_of, make_plan, train_candidate
-from headstart.transfer.heads import fit_head, fold_pairs, log_softmax
+from headstart.transfer.heads import fit_head, fold_pairs
 
 __all__ = ["Arena", "Entrant", "on_fold", "probe", "rows_of", "short", "try_fold", "usual_epochs"]
 

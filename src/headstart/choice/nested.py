@@ -16,12 +16,13 @@ import numpy as np
 from headstart.choice.entrants import Arena, Entrant, try_fold
 from headstart.choice.race import choose_entry
 from headstart.errors import DataError
+from headstart.judge.calibration import log_softmax
 from headstart.judge.intervals import wilson
 from headstart.records import Plan
 from headstart.settings import Settings
 from headstart.stages import Bench, groups_of
 from headstart.transfer.budget import Clock
-from headstart.transfer.heads import FittedHead, fit_head, fold_pairs, log_softmax
+from headstart.transfer.heads import FittedHead, fit_head, fold_pairs
 
 __all__ = ["CrossValidated", "cross_validate"]
 

@@ -30,7 +30,6 @@ from headstart.transfer._heads_common import (
     checked,
     fold_pairs,
     linear_layer,
-    log_softmax,
 )
 from headstart.transfer._heads_knn import fit_knn, knn_logits, knn_module
 from headstart.transfer._heads_linear import LINEAR_KINDS, fit_linear, linear_curve
@@ -44,9 +43,9 @@ __all__ = [
     "KINDS",
     "FittedHead",
     "fit_head",
+    "fit_parts",
     "fold_pairs",
     "learning_curve",
-    "log_softmax",
     "train_mlp",
 ]
 
@@ -178,12 +177,30 @@ def learning_curve(
 def _grown(
     kind: str, X: Array, y: Array, *, n_classes: int, fixed: Mapping[str, Any], seed: int
 ) -> Iterator[tuple[Array, FittedHead]]:
-    """Growing rows, and the head fitted on them; the linear heads are fitted side by side."""
+    """Growing rows, and the head fitted on them."""
     rank, size = _ranks(y, seed)
     entry = np.sum([rank >= np.ceil(fraction * size - 1e-9) for fraction in FRACTIONS], axis=0)
     sections = [rows for i in range(len(FRACTIONS)) if len(rows := np.flatnonzero(entry == i))]
     parts = [np.sort(np.concatenate(sections[: i + 1])) for i in range(len(sections))]
+    yield from fit_parts(kind, X, y, parts=parts, n_classes=n_classes, fixed=fixed, seed=seed)
+
+
+def fit_parts(
+    kind: str,
+    X: Array,
+    y: Array,
+    *,
+    parts: Sequence[Array],
+    n_classes: int,
+    fixed: Mapping[str, Any],
+    seed: int = 0,
+) -> Iterator[tuple[Array, FittedHead]]:
+    """The head fitted on each of some growing parts of the items, each part holding all of the one before.
+
+    `parts` are sorted positions, `fixed` the hyper-parameters. The linear heads are fitted side by side.
+    """
     if kind in LINEAR_KINDS:
+        sections = [np.setdiff1d(part, parts[i - 1]) if i else np.asarray(part) for i, part in enumerate(parts)]
         layers = linear_curve(kind, X, y, n_classes=n_classes, fixed=fixed, sections=sections)
         for rows, (weight, bias) in zip(parts, layers, strict=True):
             yield rows, FittedHead(kind, {"weight": weight, "bias": bias}, dict(fixed))
