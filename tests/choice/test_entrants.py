@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from headstart.choice.entrants import Arena, Entrant, on_fold, probe, rows_of, short, try_fold
+from headstart.judge.calibration import log_softmax
 from headstart.progress import Silent
 from headstart.settings import Settings
 from headstart.stages import Bench, prepare
@@ -59,7 +60,9 @@ def test_a_probe_is_judged_out_of_fold_on_every_item(bench: Bench, arena: Arena)
     assert found.judged.all()
     entry = found.entry(arena.labels)
     assert entry.correct.tolist() == (found.logits.argmax(1) == arena.labels).tolist()
-    assert np.isfinite(entry.loss).all()
+    losses = [-log_softmax(rows)[np.arange(len(arena.labels)), arena.labels] for rows in found.repeats]
+    assert len(losses) == 3
+    assert np.allclose(entry.loss, np.mean(losses, axis=0))
     assert entry.cost == 64 * 3 + 3
 
 
@@ -90,7 +93,8 @@ def test_the_table_tells_what_each_was_judged_on(bench: Bench, arena: Arena) -> 
     assert first is not None
     rows = rows_of([first, second], arena.labels, [None, 0.5], 0)
     assert [row["items"] for row in rows] == [len(arena.labels), len(arena.pairs[0][1])]
-    assert rows[0]["score"] == pytest.approx(first.entry(arena.labels).correct.mean())
+    assert [row["repeats"] for row in rows] == [3, 1]
+    assert rows[0]["score"] == pytest.approx(np.mean([(r.argmax(1) == arena.labels).mean() for r in first.repeats]))
     assert rows[0]["interval"][0] <= rows[0]["score"] <= rows[0]["interval"][1]
     assert [row["chosen"] for row in rows] == [True, False]
     assert rows[1]["p_against_best"] == 0.5

@@ -24,6 +24,9 @@ from headstart.transfer.heads import fit_head, fold_pairs
 __all__ = ["Arena", "Entrant", "on_fold", "probe", "rows_of", "short", "try_fold", "usual_epochs"]
 
 
+_FEW, _REPEATS = 600, 3  # items up to which probes are judged on several divisions into folds, and how many
+
+
 def short(address: str) -> str:
     """The last part of an address."""
     return address.rstrip("/").rpartition("/")[2]
@@ -64,6 +67,7 @@ class Entrant:
     fold_seconds: float = 0.0  # of the last fold's training
     stopped: str | None = None
     chosen: dict[str, Any] = field(default_factory=dict)
+    again: list[np.ndarray] = field(default_factory=list)  # logits of further repeats, on other folds
 
     @property
     def label(self) -> str:
@@ -77,31 +81,50 @@ class Entrant:
         there: np.ndarray = np.isfinite(self.logits).all(axis=1)
         return there
 
+    @property
+    def repeats(self) -> list[np.ndarray]:
+        """The logits of all repeats."""
+        return [self.logits, *self.again]
+
+    def accuracy(self, labels: np.ndarray) -> float:
+        """The share of right answers on the items that it was judged on, averaged over the repeats."""
+        there = self.judged
+        return float(np.mean([(logits[there].argmax(1) == labels[there]).mean() for logits in self.repeats]))
+
     def entry(self, labels: np.ndarray) -> Entry:
-        """What the choice looks at; a loss that does not exist is NaN."""
+        """What the choice looks at: right answers on the first folds, the mean loss of all repeats, NaN for none."""
         there = self.judged
         loss = np.full(len(labels), np.nan)
-        loss[there] = -log_softmax(self.logits[there])[np.arange(int(there.sum())), labels[there]]
+        rows = [-log_softmax(logits[there])[np.arange(int(there.sum())), labels[there]] for logits in self.repeats]
+        loss[there] = np.mean(rows, axis=0)
         correct = np.zeros(len(labels), dtype=bool)
         correct[there] = self.logits[there].argmax(1) == labels[there]
         return Entry(self.label, correct, loss, float(self.trained), self.seconds)
 
 
 def probe(bench: Bench, arena: Arena, settings: Settings) -> Entrant | None:
-    """A head on frozen features, judged out of fold; None where there are too few items for folds."""
+    """A head on frozen features, judged out of fold; None where there are too few items for folds.
+
+    On few items quick heads are judged on several divisions into folds; the first is that of the fine-tunings.
+    """
     started = time.perf_counter()
-    X = bench.features(settings.pooling, "train", "val")
+    X, groups = bench.features(settings.pooling, "train", "val"), groups_of(bench, "train", "val")
+    repeats = 1 if len(arena.labels) > _FEW or settings.head in ("mlp", "knn") else _REPEATS
     with bench.timed("train"):
-        head = fit_head(
-            settings.head, X, arena.labels, n_classes=bench.n_classes, seed=settings.seed, folds=settings.folds,
-            groups=groups_of(bench, "train", "val"),
-        )  # fmt: skip
-    if head.oof is None:
+        fitted = [
+            fit_head(
+                settings.head, X, arena.labels, n_classes=bench.n_classes, seed=settings.seed + repeat,
+                folds=settings.folds, groups=groups,
+            )
+            for repeat in range(repeats)
+        ]  # fmt: skip
+    head, rows = fitted[0], [own.oof[: len(arena.labels)] for own in fitted if own.oof is not None]
+    if len(rows) < repeats:
         return None
     return Entrant(
-        settings, bench.source.address, "frozen", settings.head, "head", head.oof[: len(arena.labels)], "probe",
+        settings, bench.source.address, "frozen", settings.head, "head", rows[0], "probe",
         trained=sum(int(array.size) for array in head.arrays.values()), folds=len(arena.pairs),
-        seconds=time.perf_counter() - started, chosen=head.chosen,
+        seconds=time.perf_counter() - started, chosen=head.chosen, again=rows[1:],
     )  # fmt: skip
 
 
@@ -158,7 +181,8 @@ def rows_of(
     rows = []
     for number, entrant in enumerate(entrants):
         there, entry = entrant.judged, entrant.entry(labels)
-        n, right = int(there.sum()), int(entry.correct.sum())
+        n = int(there.sum())
+        score = entrant.accuracy(labels) if n else None
         loss = float(np.nanmean(entry.loss)) if n else math.nan
         rows.append(
             {
@@ -166,11 +190,12 @@ def rows_of(
                 "strategy": entrant.strategy,
                 "head": entrant.head,
                 "cut": entrant.cut,
-                "score": right / n if n else None,
-                "interval": list(wilson(right, n)) if n else None,
+                "score": score,
+                "interval": list(wilson(score * n, n)) if score is not None else None,
                 "log_loss": loss,
                 "items": n,
                 "folds": entrant.folds,
+                "repeats": len(entrant.repeats),
                 "stage": entrant.stage,
                 "epochs": entrant.epochs,
                 "seconds": round(entrant.seconds, 3),
