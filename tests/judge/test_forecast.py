@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.linear_model import RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
 
 from headstart.judge.forecast import First, Point, first_class, fit_power_law, nested_parts, sentence
 from headstart.judge.intervals import wilson
@@ -87,6 +91,28 @@ def test_what_is_no_curve_is_refused() -> None:
     for wrong in (Point(0, 0.5, 0, 10), Point(10, 1.5, 0, 10), Point(10, 0.5, 0, 0)):
         with pytest.raises(ValueError, match="no accuracy"):
             fit_power_law([wrong, Point(100, 0.9, 0, 10)])
+
+
+@pytest.mark.parametrize("model", [RidgeClassifier(), KNeighborsClassifier(3), GaussianNB(var_smoothing=1e-2)])
+def test_real_learning_curves_go_on_inside_their_band(model) -> None:
+    """Handwritten digits: forecast from up to 300 training items, then train on 1,200."""
+    X, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(y))
+    held, train = order[:500], order[500:1700]
+    pool = train[:300]
+
+    def accuracy(rows) -> float:
+        return float((model.fit(X[rows], y[rows]).predict(X[held]) == y[held]).mean())
+
+    points = [
+        Point(len(part), accuracy(pool[part]), seed, len(held))
+        for seed, parts in enumerate(nested_parts(y[pool], [0.1, 0.2, 0.4, 0.7, 1.0], seeds=[0, 1, 2]))
+        for part in parts
+    ]
+    found, truth = fit_power_law(points), accuracy(train)
+    assert found.at(1200).low <= truth <= found.at(1200).high
+    gain = found.gain(900)
+    assert gain.low <= truth - accuracy(pool) <= gain.high
 
 
 # --- words and record -----------------------------------------------------------------------------------------------

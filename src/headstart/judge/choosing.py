@@ -84,7 +84,7 @@ def choose(
         raise ValueError(f"keep must lie between 0 and 1, got {keep}")
     correct, loss = _tables(entries)
     counts = (~np.isnan(loss)).sum(axis=1)
-    reference = min(range(len(entries)), key=lambda i: (-counts[i], entries[i].cost, i))
+    reference = min(range(len(entries)), key=lambda i: (-counts[i], entries[i].cost, entries[i].label))
     gain, excess = _against(reference, correct, loss)
     duels = _duels(correct, ~np.isnan(loss), limit=(1.0 - keep) / max(1, len(entries) - 1))
     usable = np.flatnonzero(duels.common[reference]).tolist()
@@ -175,7 +175,9 @@ def _told(
         end = f", and costs {costs}" if dearer else ""
         reasons.append(_compared(entries, duels, best, chosen, noun) + end)
     if simpler:
-        reasons.append(_rejected(entries, duels, min(simpler, key=lambda i: (entries[i].cost, i)), chosen, noun))
+        reasons.append(
+            _rejected(entries, duels, min(simpler, key=lambda i: (entries[i].cost, entries[i].label)), chosen, noun)
+        )
     return f"{name} wins: {'; '.join(reasons)}."
 
 
@@ -197,7 +199,7 @@ def _rejected(entries: Sequence[Entry], duels: _Duels, simple: int, chosen: int,
     if not duels.beats[:, simple].any():
         return f"{label} is simpler, but was judged on {n} of the held-out {noun} only"
     winners = np.flatnonzero(duels.beats[:, simple]).tolist()
-    winner = chosen if chosen in winners else min(winners, key=lambda i: (duels.p[i, simple], i))
+    winner = chosen if chosen in winners else min(winners, key=lambda i: (duels.p[i, simple], entries[i].label))
     p, n = float(duels.p[winner, simple]), int(duels.common[winner, simple])
     sure = "more than chance" if p < 0.05 else "probably more than chance"
     figures = f"{duels.points(winner, simple):.1f} points better than {label}, the simplest, on {n} held-out {noun}"

@@ -173,7 +173,7 @@ def fit_power_law(
     if len(n) < 2:
         raise ValueError("a forecast needs accuracies at two training sizes at least")
     y = np.array([level.accuracy for level in levels])
-    own, common = _variances(levels)
+    own, common = _variances(levels, apart)
     laws = _candidates(n)
     x = laws.missing(n).T
     *_, squares = _lines(x, y, 1.0 / own)
@@ -227,11 +227,12 @@ def _levels(points: Sequence[Point], apart: bool) -> list[_Level]:
     return levels
 
 
-def _variances(levels: Sequence[_Level]) -> tuple[Array, float]:
+def _variances(levels: Sequence[_Level], apart: bool) -> tuple[Array, float]:
     """The variance of each size's own, and that which moves all sizes together.
 
     Half of a size's spread over seeds is its own and half that of all sizes: few seeds say little. The largest size is
-    one draw, whatever the seeds, for its items are (nearly) all that there are.
+    one draw, whatever the seeds, for its items are (nearly) all that there are. The held-out items' chance is binomial,
+    less what seeds that met the same items show of it already.
     """
     seeds, tested, spread, accuracy = np.array([(v.seeds, v.tested, v.spread, v.accuracy) for v in levels]).T
     free = seeds - 1
@@ -240,7 +241,8 @@ def _variances(levels: Sequence[_Level]) -> tuple[Array, float]:
     luck = np.where(free > 0, (spread + pooled) / 2 / seeds, pooled)
     share = (accuracy * tested + 1) / (tested + 2)
     binomial = share * (1 - share) / tested
-    return luck + (1 - _TOGETHER) * binomial, _TOGETHER * float(binomial.mean())
+    items = binomial if apart else np.maximum(binomial / 2, binomial - pooled)
+    return luck + (1 - _TOGETHER) * items, _TOGETHER * float(items.mean())
 
 
 def _lines(x: Array, y: Array, weight: Array) -> tuple[Array, Array, Array]:
