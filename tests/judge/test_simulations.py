@@ -152,8 +152,8 @@ def learned(curve: Callable[[Array], Array], *, tested: int, seed: int, seeds: i
 
 @cache
 def coverage(name: str, sets: int) -> dict[str, float]:
-    """How often the band holds the truth at larger sizes, for accuracy and for gain."""
-    curve, inside = CURVES[name], {"accuracy": [], "gain": []}
+    """How often the band holds accuracy and gain at larger sizes, and the mean error of the gain from 244 more."""
+    curve, inside = CURVES[name], {"accuracy": [], "gain": [], "error": []}
     before = float(curve(np.array(244.0)))
     for i in range(sets):
         found = fit_power_law(learned(curve, tested=(100, 244, 600)[i % 3], seed=i), draws=400, seed=i)
@@ -162,6 +162,8 @@ def coverage(name: str, sets: int) -> dict[str, float]:
             at, gain = found.at(244 + extra), found.gain(extra)
             inside["accuracy"].append(at.low <= truth <= at.high)
             inside["gain"].append(gain.low <= truth - before <= gain.high)
+            if extra == 244:
+                inside["error"].append(gain.value - truth + before)
     return {key: float(np.mean(values)) for key, values in inside.items()}
 
 
@@ -182,13 +184,14 @@ POWERS = [name for name in CURVES if name.startswith(("power", "flat"))]
 
 
 # Found for accuracy and gain, with 100, 244 and 600 held-out items: power 0.2 0.96 and 0.95, 0.35 0.96 and 0.92, 0.5
-# 0.99 and 0.99, 0.8 0.99 and 1.00, 1.2 0.99 and 0.98, flat 0.95 and 0.96. The gain of slow laws (0.2 to 0.5) is told
-# 1.6 to 2 points too low on average over 122 to 732 more items, for much of what the points allow saturates.
+# 0.99 and 0.99, 0.8 0.99 and 1.00, 1.2 0.99 and 0.98, flat 0.95 and 0.96. The mean error of the gain from twice the
+# items is -0.9, -0.9, -0.6, 0.0, +0.4 and +0.1 points.
 def test_the_band_holds_the_truth_at_larger_sizes_in_90_to_99_of_100_power_laws() -> None:
     found = {name: coverage(name, 170) for name in POWERS}  # a thousand sets in all, each at three larger sizes
     for name, row in found.items():
         assert row["accuracy"] >= 0.9, name
         assert row["gain"] >= 0.9, name
+        assert abs(row["error"]) <= 0.012, name
     for measure in ("accuracy", "gain"):
         assert 0.9 <= np.mean([row[measure] for row in found.values()]) <= 0.99, measure
 

@@ -1,4 +1,4 @@
-"""What more data would bring: a power law through accuracies at growing training sizes, with an honest band.
+"""What more data would bring: a power law through accuracies at growing training sizes, with a band.
 
 Sources: Cortes et al. 1994, "Learning curves: asymptotic values and rate of convergence"; Hestness et al. 2017, "Deep
 learning scaling is predictable, empirically"; Viering and Loog 2021, "The shape of learning curves: a review", who
@@ -85,8 +85,10 @@ class _Laws:
 class Forecast:
     """A power law accuracy(n) = limit - scale * n ** -exponent, and draws of all the curves that the points allow.
 
-    A gain counts from `now` training items on. `draws` [draws, 3] are (limit, slope, place of the law): values and
-    intervals are their medians and quantiles.
+    A gain counts from `now` training items on. `draws` [draws, 3] are (limit, slope, place of the law); bounds are
+    their quantiles. A value is half way between the power law and the median of the draws, within the bounds: alone,
+    the law promises too much where a curve levels off, and the median too little where it goes on. Source of the
+    mean: Bates and Granger 1969, "The combination of forecasts".
     """
 
     limit: float
@@ -99,12 +101,12 @@ class Forecast:
 
     def at(self, n: float) -> Interval:
         """Accuracy that training on `n` items would reach, a share, with its 95 % interval."""
-        return _interval(self._drawn(n))
+        return _interval(self._value(n), self._drawn(n))
 
     def gain(self, extra: float) -> Interval:
         """What `extra` more items would add to the accuracy of `now` items, a share, with its 95 % interval."""
         more = self.now + extra
-        return _interval(self._drawn(more) - self._drawn(self.now))
+        return _interval(self._value(more) - self._value(self.now), self._drawn(more) - self._drawn(self.now))
 
     def as_dict(self, *, first: First | None = None, extras: Sequence[int] | None = None) -> dict[str, Any]:
         """The forecast as run.json keeps it; `extras` default to round numbers about half, one and two times `now`."""
@@ -127,15 +129,18 @@ class Forecast:
             "sentence": sentence(self, extras[len(extras) // 2], first) if extras else "",
         }
 
+    def _value(self, n: float) -> float:
+        return min(1.0, max(0.0, self.limit - self.scale * math.pow(n, -self.exponent)))
+
     def _drawn(self, n: float) -> Array:
         limit, slope, law = self.draws.T
         drawn: Array = np.clip(limit + slope * self.laws.missing(n)[0, law.astype(int)], 0.0, 1.0)
         return drawn
 
 
-def _interval(draws: Array) -> Interval:
-    low, value, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.5, 0.975]))
-    return Interval(value, low, high)
+def _interval(value: float, draws: Array) -> Interval:
+    low, median, high = (float(bound) for bound in np.quantile(draws, [0.025, 0.5, 0.975]))
+    return Interval(min(max((value + median) / 2, low), high), low, high)
 
 
 def _row(level: _Level) -> dict[str, float]:
@@ -165,7 +170,7 @@ def fit_power_law(
     The band knows how little few points say about the form: each draw takes a law (power laws, exponentials, s-shaped
     curves, each with its parameter on a grid) as often as its fit and the belief in it before any measurement deserve,
     moves the points by their chance and fits the law anew. So it grows wider further out, and around a flat curve it
-    holds 0, for a draw may fall with n. The values are medians of the draws. The same seed gives the same band.
+    holds 0, for a draw may fall with n. The same seed gives the same band.
     Raises ValueError for fewer than two sizes or values that are no accuracies.
     """
     levels = _levels(points, apart)
