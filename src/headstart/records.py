@@ -144,6 +144,7 @@ class Facts:
     near_duplicates: tuple[tuple[str, ...], ...] = ()  # groups of names that show one photo, not all of one file
     near_leaks: tuple[tuple[str, ...], ...] = ()  # the groups among them that stand in more than one split
     near_contradictions: tuple[tuple[str, ...], ...] = ()  # the groups among them with more than one label
+    near_confirmed: int = 0  # pairs that features added to them
     group_leaks: tuple[tuple[str, tuple[str, ...]], ...] = ()  # Item.group in more than one split, and the splits
     fingerprints: Mapping[str, bytes] = field(default_factory=dict, repr=False)  # Item.name → data.near.fingerprint
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from headstart.data import audit as module
-from headstart.data.audit import audit, odd
+from headstart.data.audit import audit, confirmed, odd
 from headstart.data.cores import default_workers
 from headstart.data.read import read
 from headstart.errors import DataError
@@ -151,6 +151,25 @@ def test_near_duplicates_are_told_apart_from_copies(tmp_path: Path) -> None:
     assert "4 pictures in 2 groups are nearly the same" in text
     assert "1 groups of nearly the same pictures stand in more than one split, such as test/b/twin.jpg" in text
     assert "1 groups of nearly the same pictures stand under more than one class" in text
+
+
+def test_features_confirm_cropped_twins_before_the_split(tmp_path: Path) -> None:
+    photos(tmp_path, {"train/a": 10, "train/b": 10, "test/a": 2, "test/b": 2})
+    image = Image.open(tmp_path / "train/a/001.jpg")
+    image.crop((4, 0, 160, 116)).save(tmp_path / "test/a/crop.jpg")
+    twin(tmp_path / "train/a/000.jpg", tmp_path / "train/a/twin.jpg")
+    dataset, facts = audit(read(tmp_path))
+    assert facts.near_duplicates == (("train/a/000.jpg", "train/a/twin.jpg"),)
+    rows = np.random.default_rng(0).normal(size=(len(dataset.items), 16)).astype(np.float32)
+    assert confirmed(dataset, facts, rows) == facts
+    names = [item.name for item in dataset.items]
+    rows[names.index("test/a/crop.jpg")] = rows[names.index("train/a/001.jpg")]
+    more = confirmed(dataset, facts, rows)
+    assert more.near_duplicates == (("test/a/crop.jpg", "train/a/001.jpg"), ("train/a/000.jpg", "train/a/twin.jpg"))
+    assert more.near_leaks == (("test/a/crop.jpg", "train/a/001.jpg"),)
+    assert more.near_confirmed == 1
+    assert "4 pictures in 2 groups" in " | ".join(more.warnings)
+    assert "2 pictures in 1 groups" not in " | ".join(more.warnings)
 
 
 def test_a_group_in_several_given_splits_is_told(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from headstart.errors import DataError, UnreadableImage
 from headstart.files import hash_bytes
 from headstart.records import Dataset, Facts, Item, Skipped
 
-__all__ = ["FEW_ITEMS", "IMBALANCE", "audit", "odd"]
+__all__ = ["FEW_ITEMS", "IMBALANCE", "audit", "confirmed", "odd"]
 
 IMBALANCE = 5.0
 """A largest class of more than this many times the smallest is warned about."""
@@ -76,6 +76,24 @@ def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | 
     kept = {item.name for item in clean.items}
     facts = _facts(clean, {item.name: one for item, one in pairs if item.name in kept}, warnings)
     return clean, facts
+
+
+def confirmed(dataset: Dataset, facts: Facts, features: npt.NDArray[np.float32]) -> Facts:
+    """The Facts with the cropped and turned near-duplicates too: candidates whose features (n, d) are alike.
+
+    The rows stand in the order of the data set's items. No label is looked at, so it may be done before the split.
+    """
+    names = [item.name for item in dataset.items]
+    pairs = near.confirm(near.candidates({n: facts.fingerprints[n] for n in names}), features, names=names)
+    if not pairs:
+        return facts
+    alike = _alike(dataset, facts.hashes, near.joined(facts.near_duplicates, pairs))
+    old = _near_warnings(facts.near_duplicates, facts.near_leaks, facts.near_contradictions)
+    warnings = [text for text in facts.warnings if text not in old]
+    return replace(
+        facts, near_duplicates=alike[0], near_leaks=alike[1], near_contradictions=alike[2], near_confirmed=len(pairs),
+        warnings=(*warnings, *_near_warnings(*alike)),
+    )  # fmt: skip
 
 
 def odd(pixels: npt.NDArray[np.uint8]) -> str:
@@ -200,7 +218,8 @@ def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> 
     duplicates = _named(copies)
     leaks = _named([group for group in copies if len({item.split for item in group}) > 1])
     contradictions = _named([group for group in copies if len({item.label for item in group}) > 1])
-    alike = _alike(dataset, seen)
+    hashes = {item.name: seen[item.name].sha256 for item in dataset.items}
+    alike = _alike(dataset, hashes, near.groups({name: one.fingerprint for name, one in seen.items()}))
     group_leaks = _group_leaks(dataset)
     counts = _counts(dataset)
     learn = counts.get("train", dict.fromkeys(dataset.classes, 0))
@@ -228,7 +247,7 @@ def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> 
         sizes=_sizes(list(seen.values())),
         imbalance=imbalance,
         warnings=tuple(warnings),
-        hashes={item.name: seen[item.name].sha256 for item in dataset.items},
+        hashes=hashes,
         suspicious=suspicious,
         near_duplicates=alike[0],
         near_leaks=alike[1],
@@ -241,11 +260,10 @@ def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> 
 _Groups = tuple[tuple[str, ...], ...]
 
 
-def _alike(dataset: Dataset, seen: Mapping[str, _Seen]) -> tuple[_Groups, _Groups, _Groups]:
+def _alike(dataset: Dataset, hashes: Mapping[str, str], groups: _Groups) -> tuple[_Groups, _Groups, _Groups]:
     """The near-duplicates that are not one file over and over; those in several splits; those with several labels."""
     item = {one.name: one for one in dataset.items}
-    found = near.groups({name: one.fingerprint for name, one in seen.items()})
-    found = tuple(group for group in found if len({seen[name].sha256 for name in group}) > 1)
+    found = tuple(group for group in groups if len({hashes[name] for name in group}) > 1)
     leaks = tuple(group for group in found if len({item[name].split for name in group}) > 1)
     return found, leaks, tuple(group for group in found if len({item[name].label for name in group}) > 1)
 

@@ -65,7 +65,7 @@ def near_facts(facts: Facts, *, test: Mapping[str, Any] | None = None) -> dict[s
         "groups": [list(group) for group in facts.near_duplicates],
         "across_splits": [list(group) for group in facts.near_leaks],
         "contradictions": [list(group) for group in facts.near_contradictions],
-        "how": HOW,
+        "how": HOW + (f"; {facts.near_confirmed} pairs by their features" if facts.near_confirmed else ""),
         "test": test,
     }
 

@@ -55,7 +55,7 @@ _BITS = 768  # fine rises, fine falls, coarse rises (across, down), coarse falls
 _WORDS = _BITS // 64
 _SPLIT = 8  # words of the fine part
 _WINDOW = 64  # neighbours that are looked at in a sorted table
-_KEY = 32  # bits that a table is sorted by
+_KEY = 64  # bits that a table is sorted by
 _TOGETHER = 1_000_000  # pairs that are gathered before the repeated ones are dropped
 _MOST = 64  # candidates a picture, on average
 _SAMPLE = 20_000  # random pairs from which the usual distance is told
@@ -223,18 +223,22 @@ def _meetings(
     draw = np.random.Generator(np.random.PCG64(0))
     scale = _scale(table, draw)
     limits = limits[0] * scale, limits[1] * scale
+    end, likely = np.uint64(1 << (_KEY - bits)), (_KEY - bits) * limits[1]
+    most = likely + 1.5 * likely**0.5 + 1  # other bits of the key that may differ: a quick look before the exact one
     for _ in range(tables):
         chosen = draw.permutation(256)[:_KEY]
-        key = np.zeros(len(both), np.uint32)
+        key = np.zeros(len(both), np.uint64)
         for bit in chosen:
             word, place = _SPLIT + bit // 64, np.uint64(bit % 64)
-            key = (key << np.uint32(1)) | ((both[:, word] >> place) & np.uint64(1)).astype(np.uint32)
+            key = (key << np.uint64(1)) | ((both[:, word] >> place) & np.uint64(1))
         order = np.argsort(key, kind="stable")
-        key = key[order] >> np.uint32(_KEY - bits)
+        key = key[order]
         for step in range(1, min(_WINDOW, len(order) - 1) + 1):
-            at = np.flatnonzero(key[step:] == key[:-step])
-            if not len(at):
+            unlike = key[step:] ^ key[:-step]
+            agree = unlike < end
+            if not agree.any():
                 break
+            at = np.flatnonzero(agree & (np.bitwise_count(unlike) <= most))
             one, other = order[at], order[at + step]
             if tied is not None:
                 apart = tied[one % len(table)] != tied[other % len(table)]
