@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from headstart.data.audit import audit
+from headstart.data.audit import audit, confirmed
 from headstart.data.augment import View
 from headstart.data.cores import cores
 from headstart.data.facts import counting, load_data
+from headstart.data.near import candidates
 from headstart.data.splits import keepable, seal, tied
 from headstart.errors import DataError
 from headstart.finetune import Candidate, add_views, proof, tuned
@@ -47,6 +48,7 @@ from headstart.transfer.steps import Samples
 __all__ = ["Bench", "Candidate", "groups_of", "make_plan", "prepare", "train_candidate"]
 
 _CENTER = View()
+_CONFIRMED, _CENTRE = 1_000, 200  # suspected twins whose features are compared at most, and others computed with them
 T = TypeVar("T")
 
 
@@ -205,17 +207,38 @@ def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, se
     started = time.perf_counter()
     with reporter.progress("Checking pictures", len(dataset.items)) as bar:
         dataset, facts = audit(dataset, workers=settings.workers, progress=counting(bar))
+    bench = Bench(settings, dataset, facts, source, reporter, stop, device, seconds)
     if not sealed:
-        dataset = seal(
+        bench.facts = facts = _twins_confirmed(bench)
+        bench.dataset = dataset = seal(
             dataset, facts.hashes, val_fraction=settings.val_fraction, test_fraction=settings.test_fraction,
             seed=settings.seed, near=facts.near_duplicates,
         )  # fmt: skip
-    seconds["audit"] = time.perf_counter() - started
+    seconds["audit"] = time.perf_counter() - started - seconds.get("features", 0.0)
     for warning in facts.warnings:
         reporter.note(warning)
     for note in dataset.notes:
         reporter.say(note)
-    return Bench(settings, dataset, facts, source, reporter, stop, device, seconds)
+    return bench
+
+
+def _twins_confirmed(bench: Bench) -> Facts:
+    """The Facts with near-duplicates that hashes alone suspect and features confirm, where that takes few passes.
+
+    Some other pictures are computed too, for the features are compared about their centre. No label is looked at.
+    """
+    items = {item.name: item for item in bench.dataset.items}
+    pairs = candidates({name: bench.facts.fingerprints[name] for name in items})
+    names = sorted({name for pair in pairs for name in pair})
+    if not names or len(names) > _CONFIRMED or not bench.alone:
+        return bench.facts
+    others = [name for name in items if name not in set(names)][:: max(1, len(items) // _CENTRE)]
+    names += others[:_CENTRE]
+    rows = bench.warm([items[name] for name in names])
+    there = np.isfinite(rows).all(axis=1)
+    kept = [name for name, yes in zip(names, there, strict=True) if yes]
+    pairs = [pair for pair in pairs if set(pair) <= set(kept)]
+    return confirmed(bench.dataset, bench.facts, rows[there], names=kept, pairs=pairs)
 
 
 def _threads() -> int:

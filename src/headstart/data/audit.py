@@ -78,13 +78,23 @@ def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | 
     return clean, facts
 
 
-def confirmed(dataset: Dataset, facts: Facts, features: npt.NDArray[np.float32]) -> Facts:
+def confirmed(
+    dataset: Dataset,
+    facts: Facts,
+    features: npt.NDArray[np.float32],
+    *,
+    names: Sequence[str] | None = None,
+    pairs: Sequence[tuple[str, str]] | None = None,
+) -> Facts:
     """The Facts with the cropped and turned near-duplicates too: candidates whose features (n, d) are alike.
 
-    The rows stand in the order of the data set's items. No label is looked at, so it may be done before the split.
+    The rows stand in the order of `names` (None: all items); `pairs` are the candidates, of these names (None: they are
+    looked for). No label is looked at, so it may be done before the split.
     """
-    names = [item.name for item in dataset.items]
-    pairs = near.confirm(near.candidates({n: facts.fingerprints[n] for n in names}), features, names=names)
+    names = [item.name for item in dataset.items] if names is None else names
+    if pairs is None:
+        pairs = near.candidates({name: facts.fingerprints[name] for name in names})
+    pairs = near.confirm(pairs, features, names=names)
     if not pairs:
         return facts
     alike = _alike(dataset, facts.hashes, near.joined(facts.near_duplicates, pairs))
