@@ -146,6 +146,17 @@ def test_items_that_the_network_learned_from_set_no_border() -> None:
     assert found.distance == np.sort(found.distances(held))[57]  # ceil(0.95 · 61) = 58 of 60
 
 
+def test_errors_that_the_distance_refuses_leave_the_threshold_alone() -> None:
+    X, y = clouds(200)
+    far, labels = clouds(8, seed=2, away=4.0)
+    chances = np.concatenate([sure(200, y), sure(8, (labels + 1) % 3)])  # wrong and sure, but far from all others
+    found = Reject.fit(
+        chances, np.concatenate([y, labels]), features=np.concatenate([X, far]), error_rate=0.02, own_share=0.06
+    )
+    assert probability_threshold(chances.max(1), np.arange(208) < 200, 0.02) == NEVER
+    assert found.threshold == 0.0
+
+
 def test_many_items_are_measured_in_part_and_the_rest_sets_the_border() -> None:
     X, y = clouds(2600)
     found = Reject.fit(sure(2600, y), y, features=X, error_rate=0.2)

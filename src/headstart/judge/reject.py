@@ -81,17 +81,19 @@ class Reject:
         if not 0.0 < error_rate < 1.0 or not 0.0 < own_share < 1.0:
             raise ValueError(f"rates lie between 0 and 1, got {error_rate} and {own_share}")
         y, rows = np.asarray(y, dtype=np.int64), _unit(features)
-        right = probabilities.argmax(axis=1) == y
-        threshold = probability_threshold(probabilities.max(axis=1), right, error_rate)
         if reference is not None:
             arrays = _measured(_unit(reference[0]), np.asarray(reference[1], dtype=np.int64), seed=seed)
             left_out = _distances(arrays, rows)
         else:
             arrays, left_out = _left_out(rows, y, groups=groups, seed=seed)
-        place = min(len(left_out), math.ceil((1.0 - own_share) * (len(left_out) + 1)))
+        known = np.sort(left_out[np.isfinite(left_out)])
+        place = min(len(known), math.ceil((1.0 - own_share) * (len(known) + 1)))
         if not place:
             raise DataError("too few items to tell other inputs from")
-        return cls(float(error_rate), threshold, float(np.sort(left_out)[place - 1]), arrays)
+        distance, right = float(known[place - 1]), probabilities.argmax(axis=1) == y
+        near = ~(left_out > distance)  # only what passes the distance gets an answer
+        threshold = probability_threshold(probabilities[near].max(axis=1), right[near], error_rate)
+        return cls(float(error_rate), threshold, distance, arrays)
 
     def distances(self, features: Array) -> Array:
         """Distances [n] of raw features [n, d] from the nearest class."""
@@ -168,15 +170,15 @@ def _distances(arrays: Mapping[str, Array], rows: Array) -> Array:
 
 
 def _left_out(rows: Array, y: Array, *, groups: Sequence[Any] | None, seed: int) -> tuple[dict[str, Array], Array]:
-    """What the distance needs, and the distances of items that it was not measured on."""
-    most = max(_MOST, _OF_CLASS * (int(y.max(initial=0)) + 1))
+    """What the distance needs, and the distances [n] of items that it was not measured on, else NaN."""
+    most, found = max(_MOST, _OF_CLASS * (int(y.max(initial=0)) + 1)), np.full(len(rows), np.nan)
     if len(rows) > most and groups is None:
         chosen = np.random.default_rng(seed).permutation(len(rows))
         arrays = _measured(rows[chosen[:most]], y[chosen[:most]], seed=seed)
-        return arrays, _distances(arrays, rows[chosen[most:]])
+        found[chosen[most:]] = _distances(arrays, rows[chosen[most:]])
+        return arrays, found
     names = None if groups is None else [str(group) for group in groups]
     pairs = folds(np.zeros(len(y), dtype=np.int64), k=10 if len(y) <= 1_000 else 5, seed=seed, groups=names)
-    found = np.empty(len(rows))
     for seen, held in pairs:
         found[held] = _distances(_measured(rows[seen], y[seen], seed=seed), rows[held])
     return _measured(rows, y, seed=seed), found
