@@ -69,13 +69,11 @@ def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | 
         if progress is not None:
             progress(len(seen), len(dataset.items))
     _stop_if_hopeless(dataset, seen)
-    pairs = [(item, one) for item, one in zip(dataset.items, seen, strict=True) if not one.reason]
     skipped = tuple(Skipped(item.name, one.reason) for item, one in zip(dataset.items, seen, strict=True) if one.reason)
-    clean = dataset.with_items(tuple(item for item, _ in pairs), skipped=dataset.skipped + skipped)
-    clean, warnings = _without_empty_classes(clean)
-    kept = {item.name for item in clean.items}
-    facts = _facts(clean, {item.name: one for item, one in pairs if item.name in kept}, warnings)
-    return clean, facts
+    readable = tuple(item for item, one in zip(dataset.items, seen, strict=True) if not one.reason)
+    clean, warnings = _without_empty_classes(dataset.with_items(readable, skipped=dataset.skipped + skipped))
+    found = {item.name: one for item, one in zip(dataset.items, seen, strict=True)}
+    return clean, _facts(clean, found, warnings)
 
 
 def confirmed(
@@ -221,10 +219,13 @@ def _without_empty_classes(dataset: Dataset) -> tuple[Dataset, list[str]]:
 
 
 def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> Facts:
+    times = Counter(seen[item.name].sha256 for item in dataset.items)
     same: dict[str, list[Item]] = {}
     for item in dataset.items:
-        same.setdefault(seen[item.name].sha256, []).append(item)
-    copies = [group for group in same.values() if len(group) > 1]
+        if times[seen[item.name].sha256] > 1:  # a list for each of many items would take more than all else here
+            same.setdefault(seen[item.name].sha256, []).append(item)
+    copies = list(same.values())
+    del times
     duplicates = _named(copies)
     leaks = _named([group for group in copies if len({item.split for item in group}) > 1])
     contradictions = _named([group for group in copies if len({item.label for item in group}) > 1])
@@ -254,7 +255,7 @@ def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> 
         duplicates=duplicates,
         leaks=leaks,
         contradictions=contradictions,
-        sizes=_sizes(list(seen.values())),
+        sizes=_sizes([seen[item.name] for item in dataset.items]),
         imbalance=imbalance,
         warnings=tuple(warnings),
         hashes=hashes,

@@ -35,18 +35,14 @@ Array = npt.NDArray[Any]
 
 _ROTATION_LIMIT = 4096  # beyond this rank the eigendecomposition costs more than it saves
 _FINE = 512  # features up to which axes are found in float64; beyond, float32 has them at right angles to 1e-5 too
-_BLOCK = 1 << 21  # numbers worked on at once, so that no whole copy of the features is made in passing
+_BLOCK, _ROWS = 1 << 21, 1 << 12  # numbers and rows worked on at once: no whole copy of the features in passing
 
 
 def blocks(n: int, width: int) -> Iterator[slice]:
-    """Slices that cover n rows (or columns) of `width` numbers, some millions of numbers at a time."""
-    height = _height(width)
+    """Slices that cover n rows (or columns) of `width` numbers: thousands at a time, and at most some MB."""
+    height = max(1, min(_ROWS, _BLOCK // max(width, 1)))
     for first in range(0, n, height):
         yield slice(first, min(first + height, n))
-
-
-def _height(width: int) -> int:
-    return max(1, _BLOCK // max(width, 1))
 
 
 def checked(X: Array, y: Array, n_classes: int) -> tuple[Array, Array]:
