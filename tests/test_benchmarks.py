@@ -122,3 +122,19 @@ def test_the_page_holds_the_results_that_are_kept() -> None:
     page = (ROOT / "docs" / "performance.md").read_text("utf-8")
     shown = page.partition(speed.BEGIN)[2].partition(speed.END)[0].strip()
     assert shown == (kept.read_text("utf-8").strip() if kept.is_file() else "")
+
+
+def test_the_table_of_similarity_says_which_measure_orders_the_gains() -> None:
+    similarity = __import__("similarity")
+
+    def row(name: str, avoided: float, frozen: float, full: float) -> dict[str, Any]:
+        truth = [{"seed": n, "n": 10, "accuracy": {"frozen": frozen, "partial": 0.1, "full": full}} for n in (0, 1)]
+        shared = {"source": "toy", "size": 32, "items": 50, "pretrained": 0.5, "random": 0.2, "entropy": None}
+        return {"data": name, "truth": truth, "avoided": avoided, "probe": 1 - avoided, "moments": avoided, **shared}
+
+    known = [row("hotdog", 0.9, 0.8, 0.8), row("digits", 0.2, 0.5, 0.7), row("spoken", 0.4, 0.5, 0.6)]
+    assert similarity.gain(known[1]) == pytest.approx(20)
+    told = similarity.table(known)
+    assert told.index("hotdog") < told.index("spoken") < told.index("digits")
+    assert "avoided +1.00, probe -1.00, moments +1.00." in told
+    assert "on: +0.0 points over 1 sets; below: +15.0 points over 2 sets" in told

@@ -101,18 +101,19 @@ def _fixed_point(power: Array, squares: Array, rest: Array, n: int) -> Array:
     starts = scale * 10.0 ** np.arange(-_DECADES, _DECADES + 1)
     tried = [_evidence(np.full(squares.shape[1], start), power, squares, rest, n) for start in starts]
     ratio: Array = starts[np.argmax(tried, axis=0)]
+    moving = np.arange(len(ratio))
     for _ in range(_ROUNDS):
-        kept = power[:, None] + ratio
+        before, shares = ratio[moving], squares[:, moving]
+        kept = power[:, None] + before
         gamma = (power[:, None] / kept).sum(axis=0)
-        weights = (power[:, None] * squares / kept**2).sum(axis=0)
-        residual = (squares * (ratio / kept) ** 2).sum(axis=0) + rest
-        undecided = (ratio / kept).sum(axis=0) + n - len(power)  # n - gamma, without its rounding
+        weights = (power[:, None] * shares / kept**2).sum(axis=0)
+        residual = (shares * (before / kept) ** 2).sum(axis=0) + rest[moving]
+        undecided = (before / kept).sum(axis=0) + n - len(power)  # n - gamma, without its rounding
         with np.errstate(divide="ignore", invalid="ignore"):
-            new = gamma * residual / (weights * undecided)
-        new = np.clip(np.nan_to_num(new, nan=scale * _BOUND, posinf=scale * _BOUND), scale / _BOUND, scale * _BOUND)
-        settled = np.abs(new - ratio) <= _TOLERANCE * ratio
-        ratio = new
-        if settled.all():
+            new = np.nan_to_num(gamma * residual / (weights * undecided), nan=np.inf, posinf=np.inf)
+        ratio[moving] = np.clip(new, scale / _BOUND, scale * _BOUND)
+        moving = moving[np.abs(ratio[moving] - before) > _TOLERANCE * before]
+        if not len(moving):
             break
     return ratio
 
