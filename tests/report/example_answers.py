@@ -226,8 +226,10 @@ def crowded(classes: int = 10_000, candidates: int = 300) -> dict[str, Any]:
     run = {**many(), **answers()}
     names = [f"species {i:05d}" for i in range(classes)]
     run["data"]["classes"] = names
+    shares = [0.9 - i / 1000 for i in range(candidates)]
     run["race"] = [
-        dict(race()[i % 9], head=f"head {i}", chosen=i == 0, score=0.9 - i / 1000) for i in range(candidates)
+        dict(race()[i % 9], head=f"head {i}", chosen=i == 0, score=share, interval=wilson(share, 245))
+        for i, share in enumerate(shares)
     ]
     run["ranking"] = [dict(run["ranking"][i % 3], source=f"timm:network_{i}") for i in range(400)]
     run["label_issues"] = [

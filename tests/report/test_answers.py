@@ -158,7 +158,16 @@ def test_every_chart_is_valid_xml_with_words_for_those_who_cannot_see_it() -> No
     for chart in charts:
         root = ET.fromstring(chart)
         found[root[0].get("id", "")] = root[1].text or ""
-    for key in ("forest", "reliability-before", "reliability-after", "unknown", "forecast", "twins", "repeats"):
+    for key in (
+        "forest",
+        "advice",
+        "reliability-before",
+        "reliability-after",
+        "unknown",
+        "forecast",
+        "twins",
+        "repeats",
+    ):
         assert len(found[f"{key}-title"]) > 10, key
     assert "partial from layer4 · linear head 0.955 (chosen)" in found["forest-title"]
     assert "said 0.550" in found["reliability-before-title"]

@@ -41,11 +41,15 @@ def strip(name: str = "t") -> str:
     return diagrams.strip([0.9, 0.9, 0.92], mean=0.907, title=name, desc=name, key="k")
 
 
+def quadrant(name: str = "frozen") -> str:
+    return diagrams.quadrant(small=True, similar=True, advised=name, title=name, desc=name, key="k")
+
+
 def dots(chart: str) -> list[dict[str, str]]:
     return [dict(node.attrib) for node in ET.fromstring(chart).iter(f"{TAG}circle")]
 
 
-@pytest.mark.parametrize("chart", [forest, reliability, forecast, strip])
+@pytest.mark.parametrize("chart", [forest, reliability, forecast, strip, quadrant])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_every_chart_is_valid_xml_with_a_title_whatever_the_name(chart: object, name: str) -> None:
     assert callable(chart)
@@ -123,6 +127,16 @@ def test_the_band_is_drawn_in_order_of_the_number_of_images() -> None:
     polyline = next(ET.fromstring(forecast()).iter(f"{TAG}polyline"))
     xs = [float(point.split(",")[0]) for point in polyline.get("points", "").split()]
     assert xs == sorted(xs)
+
+
+@pytest.mark.parametrize(("small", "similar", "place"), [(0, 0, 0), (0, 1, 1), (1, 0, 2), (1, 1, 3)])
+def test_one_of_four_cells_is_the_own_one_and_holds_the_advice(small: int, similar: int, place: int) -> None:
+    chart = diagrams.quadrant(small=bool(small), similar=bool(similar), advised="frozen", **FACTS)
+    cells = [node.get("class") for node in ET.fromstring(chart).iter(f"{TAG}rect")]
+    assert [index for index, name in enumerate(cells) if name == "cell own"] == [place]
+    assert chart.count("advised: frozen") == 1
+    own = f"{'few' if small else 'many'} images, {'similar' if similar else 'different'}"
+    assert f'class="strong" text-anchor="start">{own}<' in chart
 
 
 def test_equal_values_stand_on_each_other_and_hide_nothing() -> None:

@@ -20,7 +20,7 @@ from headstart.report.shapes import (
 )
 from headstart.report.words import clean, count
 
-__all__ = ["Bin", "Lane", "Sample", "forecast_chart", "forest", "reliability", "strip"]
+__all__ = ["Bin", "Lane", "Sample", "forecast_chart", "forest", "quadrant", "reliability", "strip"]
 
 _LANE = {"chosen": ("filled", "filled"), "open": ("hollow", "hollow"), "stopped": ("dashed", "plain")}
 
@@ -117,6 +117,23 @@ def _lane(lane: Lane, across: Callable[[float], float], y: float) -> tuple[str, 
         parts.append(written((0, y + 46), fit(lane.note, WIDTH, 12), style="muted note"))
         height = 60.0
     return "".join([*parts, "</g>"]), height
+
+
+def quadrant(*, small: bool, similar: bool, advised: str, title: str, desc: str, key: str) -> str:
+    """The four kinds of data, by size and likeness; the cell of these data is framed and holds what is advised."""
+    left, top, width, height = 0.0, 0.0, (WIDTH - 6) / 2, 62.0
+    body = []
+    for row, many in enumerate((True, False)):
+        for column, like in enumerate((False, True)):
+            x, y = left + column * (width + 6), top + row * (height + 6)
+            own = (many, like) == (not small, similar)
+            size = f'width="{short(width)}" height="{short(height)}" rx="5"'
+            body.append(f'<rect x="{short(x)}" y="{short(y)}" {size} class="{"cell own" if own else "cell"}"/>')
+            name = f"{'many' if many else 'few'} images, {'similar' if like else 'different'}"
+            body.append(written((x + 12, y + 25), name, style="strong" if own else "muted"))
+            if own:
+                body.append(written((x + 12, y + 46), fit(f"advised: {advised}", width - 24), style="solid"))
+    return framed("".join(body), height=2 * height + 8, title=title, desc=desc, key=key)
 
 
 def reliability(bins: Sequence[Bin], *, title: str, desc: str, key: str) -> str:

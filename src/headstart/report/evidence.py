@@ -7,12 +7,21 @@ from typing import Any
 
 from headstart.report import choosing
 from headstart.report.claims import share_of
-from headstart.report.diagrams import Bin, Lane, Sample, forecast_chart, forest, reliability, strip
+from headstart.report.diagrams import Bin, Lane, Sample, forecast_chart, forest, quadrant, reliability, strip
 from headstart.report.reading import interval, number, records, table, text
 from headstart.report.svg import Bar, Mark, Row, bar_chart, interval_plot
 from headstart.report.words import count, listed, percent, plural, score
 
-__all__ = ["forecast_plot", "race_forest", "reliability_plots", "repeats_strip", "twin_plot", "unknown_bars"]
+__all__ = [
+    "advice_plot",
+    "bins",
+    "forecast_plot",
+    "race_forest",
+    "reliability_plots",
+    "repeats_strip",
+    "twin_plot",
+    "unknown_bars",
+]
 
 MOST_LANES = 24
 
@@ -43,6 +52,22 @@ def race_forest(run: Mapping[str, Any]) -> tuple[str, int]:
     groups = (("Finalists", final), ("Stopped early", early))
     title = "Accuracy on held-out images with 95 % intervals, one line for each way that was tried"
     return forest(groups, title=title, desc=desc, key="forest"), len(rows) - len(kept)
+
+
+def advice_plot(run: Mapping[str, Any]) -> str:
+    """Where these data stand among the four kinds of data."""
+    size, level = text(run, "advice", "size"), text(run, "advice", "similarity", "level")
+    strategy = text(run, "advice", "strategy")
+    if size not in ("small", "large") or level not in ("similar", "different") or not strategy:
+        return ""
+    return quadrant(
+        small=size == "small",
+        similar=level == "similar",
+        advised=strategy,
+        title="The four kinds of data, by the number of images and their likeness to what the network has seen",
+        desc=f"These data are {size} and {level}; advised is {strategy}.",
+        key="advice",
+    )
 
 
 def bins(measured: Mapping[str, Any]) -> list[Bin]:

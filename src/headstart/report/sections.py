@@ -37,7 +37,7 @@ def _span(measured: Mapping[str, Any], key: str) -> str:
 def choice(run: Mapping[str, Any]) -> dict[str, Any]:
     """Which way of transferring, and why."""
     chart, undrawn = evidence.race_forest(run)
-    rows = choosing.raced(run)
+    rows, network = choosing.raced(run), choosing.main_source(run)
     ranking = [
         (text(row, "source") or "–", rate(number(row, "logme")), rate(number(row, "h_score")),
          count(number(row, "items")), duration(number(row, "seconds")), "yes" if row.get("raced") is True else "no")
@@ -51,11 +51,12 @@ def choice(run: Mapping[str, Any]) -> dict[str, Any]:
         "words": [pair for pair in STRATEGY_WORDS.items() if any(row.get("strategy") == pair[0] for row in rows)],
         "chart": Markup(chart),
         "undrawn": undrawn,
-        "rows": _cut([_candidate(row) for row in rows]),
-        "network": choosing.main_source(run),
+        "rows": _cut([_candidate(row, network) for row in rows]),
+        "network": network,
         "ranking": _cut(ranking),
         "ranked": choosing.ranking_words(run),
         "advice": choosing.advice_words(run),
+        "quadrant": Markup(evidence.advice_plot(run)),
         "agreement": choosing.agreement_words(run),
         "reasons": texts(run, "advice", "reasons"),
         "would_change": texts(run, "advice", "would_change"),
@@ -64,13 +65,12 @@ def choice(run: Mapping[str, Any]) -> dict[str, Any]:
     })  # fmt: skip
 
 
-def _candidate(row: Mapping[str, Any]) -> dict[str, Any]:
+def _candidate(row: Mapping[str, Any], network: str) -> dict[str, Any]:
     stage = text(row, "stage")
     folds = number(row, "folds")
     judged = count(number(row, "items")) if number(row, "items") is not None else "–"
     return {
-        "name": choosing.way(row),
-        "source": text(row, "source") or "–",
+        "name": choosing.way(row, source=network),
         "chosen": row.get("chosen") is True,
         "cells": [
             (score(number(row, "score")), _span(row, "interval")),
@@ -166,12 +166,20 @@ def helps(run: Mapping[str, Any], suspects: Sequence[Mapping[str, str]]) -> dict
 
 
 _NEAR = (
-    ("contradictions", "Near-identical, labels differ", "At least one label of each group is wrong."),
-    ("across_splits", "Near-identical over splits", "The model may have met a twin of a test image in training."),
+    (
+        "contradictions",
+        "Near-identical, labels differ",
+        "Near-identical pictures with different labels: at least one label of each group is wrong.",
+    ),
+    (
+        "across_splits",
+        "Near-identical over splits",
+        "Near-identical pictures in more than one split: the model may have met a twin of a test image in training.",
+    ),
     (
         "groups",
         "All groups of near-identical pictures",
-        "The pictures of a group show one and the same thing, so they count more than they should.",
+        "The pictures of a group show one and the same thing: together they count more than they should.",
     ),
 )
 
