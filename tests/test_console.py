@@ -20,10 +20,10 @@ def summary(run: dict[str, Any], capsys: Any) -> list[str]:
 def test_the_summary_of_a_run_that_chose_for_itself_has_a_line_for_each_answer(capsys: Any) -> None:
     lines = summary(judged(), capsys)
     told = {line[:14].strip(): line[15:] for line in lines if line[:14].strip()}
-    assert told["choice"].startswith("partial with a linear head is the simplest way")
+    assert told["choice"].startswith("partial · linear wins: discriminative")
     assert "the rule of thumb said frozen, the race chose partial" in "\n".join(lines)
     assert told["unknown"] == "said to 4.6% of own test items, 96.8% of textures, 67.5% of other insects"
-    assert told["forecast"].startswith("185 more training images would bring about 1.1 points")
+    assert told["forecast"].startswith("200 more images would bring about +1.1 points")
     assert told["labels"] == "3 look wrong, first: train/ants/92.jpg is labelled ants, looks like bees"
     assert told["twins"] == "3 groups of near-identical items, 1 over splits; accuracy without them 96.4%"
     assert not any("because" in line for line in lines)

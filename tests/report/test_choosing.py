@@ -77,10 +77,23 @@ def test_the_race_says_how_many_were_stopped_and_on_what_the_finalists_were_judg
 def test_a_choice_that_is_not_the_best_says_what_the_difference_means() -> None:
     choice = {"best": "a", "chosen": "b", "p": 0.4}
     assert "40.0\u00a0% of such comparisons" in choosing.best_words({"choice": choice})
-    assert "more than luck" in choosing.best_words({"choice": {**choice, "p": 0.01}})
+    assert "hardly luck" in choosing.best_words({"choice": {**choice, "p": 0.01}})
     assert choosing.best_words({"choice": {**choice, "p": 0.0001}}).count("below 0.001") == 1
     assert choosing.best_words({"choice": {**choice, "p": None}}) == "a had the highest figure, b was chosen."
     assert choosing.best_words({"choice": {**choice, "chosen": "a"}}) == ""
+    told = choosing.best_words({"choice": {**choice, "sentence": "b wins."}})
+    assert told.startswith("Were a and b equally good")
+
+
+def test_the_measure_of_likeness_is_told_where_no_reason_tells_it() -> None:
+    run = answers()
+    assert "measured as" not in choosing.advice_words(run)
+    run["advice"]["reasons"] = []
+    assert "measured as the share of a random network's errors" in choosing.advice_words(run)
+    assert (
+        choosing.advice_words({"advice": {"strategy": "full"}})
+        == "Before any race the rule of thumb for such data is full."
+    )
 
 
 def test_whether_the_race_agreed_with_the_advice() -> None:

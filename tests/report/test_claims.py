@@ -79,9 +79,9 @@ def test_foreign_pictures_that_were_not_tried_are_said_to_be_untried() -> None:
 
 def test_the_record_s_own_sentence_goes_before_ours() -> None:
     run = answers()
-    assert claims.forecast_words(run) == run["forecast"]["sentence"]
+    assert claims.forecast_words(run) == run["forecast"]["sentence"] + "."
     run["forecast"]["sentence"] = ""
-    assert claims.forecast_words(run) == "93 more images would bring about +0.7 percentage points (−0.6 to +1.8)."
+    assert claims.forecast_words(run) == "100 more images would bring about +0.7 percentage points (−0.6 to +1.8)."
 
 
 def test_the_openings_of_the_test_set_are_counted() -> None:
@@ -132,7 +132,7 @@ def test_where_between_two_weights_the_shipped_ones_lie(alpha: float, word: str)
 
 
 def test_one_label_and_one_group_are_spoken_of_in_the_singular() -> None:
-    assert claims.issues_words({"label_issues": [{"file": "a"}]}).startswith("1 label looks wrong")
+    assert claims.issues_words({"label_issues": [{"file": "a"}]}).startswith("1 label is more likely wrong than right")
     assert (
         claims.twins_words({"near_duplicates": {"groups": [["a", "b"]]}})
         == "1 group of near-identical pictures was found."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headstart.report.reading import number, records, table, text, texts
-from headstart.report.words import count, duration, p_value, percent, plural, score
+from headstart.report.words import begun, count, duration, p_value, percent, plural, score
 
 __all__ = [
     "STAGE_WORDS",
@@ -98,15 +98,12 @@ def best_words(run: Mapping[str, Any]) -> str:
     best, chosen, p = text(run, "choice", "best"), text(run, "choice", "chosen"), number(run, "choice", "p")
     if not best or not chosen or best == chosen:
         return ""
-    words = f"{best} had the highest figure, {chosen} was chosen"
+    words = "" if text(run, "choice", "sentence") else f"{best} had the highest figure, {chosen} was chosen."
     if p is None:
-        return words + "."
-    if p < 0.05:
-        return words + f": the difference is more than luck (p = {p_value(p)}), so look at the rule above."
-    return words + (
-        f": were the two equally good, luck alone would set them at least this far apart in {percent(p)} of such "
-        f"comparisons (p = {p_value(p)}), so the simpler way is kept."
-    )
+        return words
+    words += f" Were {best} and {chosen} equally good, luck alone would set them at least this far apart in "
+    words += f"{percent(p)} of such comparisons (p = {p_value(p)})"
+    return words.lstrip() + (", so the simpler one is kept." if p >= 0.05 else ", so this is hardly luck.")
 
 
 def ranking_words(run: Mapping[str, Any]) -> str:
@@ -126,22 +123,19 @@ def advice_words(run: Mapping[str, Any]) -> str:
     quadrant, strategy = text(advice, "quadrant"), text(advice, "strategy")
     if not quadrant and not strategy:
         return ""
-    parts, similarity = [], number(advice, "similarity", "value")
-    if quadrant:
-        parts.append(f"The data are {quadrant}")
     facts = []
     if (n := number(advice, "images_per_class")) is not None:
         facts.append(f"{plural(round(n), 'training image')} a class")
-    if similarity is not None:
-        measure = text(advice, "similarity", "measure")
-        facts.append(
-            f"likeness to what the network was pretrained on {score(similarity)} on a scale from 0 to 1"
-            + (f", measured as {measure}" if measure else "")
-        )
+    if (similarity := number(advice, "similarity", "value")) is not None:
+        facts.append(f"likeness {score(similarity)} of 1 to what the network has learnt from")
+    measure = text(advice, "similarity", "measure")
+    if measure and not texts(advice, "reasons"):
+        facts.append(f"measured as {measure}")
+    words = f"The data are {quadrant}" if quadrant else ""
     if facts:
-        joined = "; ".join(facts)
-        parts.append(f"({joined})" if parts else joined[:1].upper() + joined[1:])
-    words = " ".join(parts) + ("." if parts else "")
+        joined = ", ".join(facts)
+        words = f"{words} ({joined})" if words else begun(joined)
+    words += "." if words else ""
     if strategy:
         words += f" Before any race the rule of thumb for such data is {strategy}."
     return words.strip()

@@ -7,7 +7,7 @@ from typing import Any
 
 from headstart.report.reading import entries, interval, number, records, table, text
 from headstart.report.sentences import calibration_words
-from headstart.report.words import count, listed, percent, plural, rate, score, signed
+from headstart.report.words import begun, count, listed, percent, plural, rate, score, signed
 
 __all__ = [
     "certainty_words",
@@ -109,7 +109,9 @@ def reject_words(run: Mapping[str, Any]) -> str:
         return f"No threshold reaches the wanted error rate{wanted}, so it answers “unknown” to every picture."
     rules = []
     if threshold is not None and threshold > 0:
-        aim = f" (set so that at most {percent(rate_)} of the answers given are wrong)" if rate_ is not None else ""
+        aim = (
+            f" (set so that on average at most {percent(rate_)} of its answers are wrong)" if rate_ is not None else ""
+        )
         rules.append(f"its highest probability is below {score(threshold)}{aim}")
     if distance is not None:
         rules.append(f"a picture lies further than {rate(distance)} from the pictures it was trained on")
@@ -151,7 +153,7 @@ def foreign_words(run: Mapping[str, Any]) -> str:
 def forecast_words(run: Mapping[str, Any]) -> str:
     """What the learning curve promises, in the record's own sentence or from its first row."""
     if said := text(run, "forecast", "sentence"):
-        return said
+        return f"{begun(said).rstrip('.')}."
     row = next(iter(records(run, "forecast", "more")), {})
     items, points, bounds = number(row, "items"), number(row, "points"), interval(row, "interval")
     if items is None or points is None:
@@ -193,8 +195,10 @@ def issues_words(run: Mapping[str, Any]) -> str:
     n = len(records(run, "label_issues"))
     if not n:
         return ""
-    words = f"{plural(n, 'label')} {'looks' if n == 1 else 'look'} wrong, the most suspect first: models that had not "
-    words += f"seen {'this picture' if n == 1 else 'these pictures'} were sure of another class. "
+    words = (
+        f"{plural(n, 'label')} {'is' if n == 1 else 'are'} more likely wrong than right, judged by models that had not "
+    )
+    words += f"seen {'this picture' if n == 1 else 'these pictures; the most suspect come first'}. "
     return words + "Look at the pictures, mend what is wrong and train again; some labels will be right as they are."
 
 

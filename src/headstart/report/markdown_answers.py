@@ -53,7 +53,7 @@ def _choice(run: Mapping[str, Any]) -> list[str]:
         _said(choosing.race_words(run)),
         table(["way", "right, held-out", "images", "time", "p", "outcome"], rows), more,
         _said(choosing.advice_words(run), choosing.agreement_words(run)),
-        bullets(texts(run, "advice", "reasons")),
+        bullets([begun(line) for line in texts(run, "advice", "reasons")]),
         _said(choosing.ranking_words(run)),
         table(["network", "LogME", "H-score", "raced"], ranking if len(ranking) > 1 else []), fewer,
         _said(choosing.budget_words(run)), bullets(texts(run, "budget", "stopped")),
@@ -86,17 +86,17 @@ def _helps(run: Mapping[str, Any]) -> list[str]:
         for row in records(run, "hardest_classes")
     ]  # fmt: skip
     issues, left = _cut([
-        [plain(text(row, key) or "–") for key in ("file", "label", "suggested")] + [score(number(row, "p_suggested"))]
+        [plain(text(row, key) or "–") for key in ("file", "label", "suggested")] + [score(number(row, "score"))]
         for row in records(run, "label_issues")
     ])  # fmt: skip
     clash = [" ≈ ".join(texts(group)) for group in entries(run, "near_duplicates", "contradictions")]
     across = [" ≈ ".join(texts(group)) for group in entries(run, "near_duplicates", "across_splits")]
     return _titled("What would help?", [
-        _said(begun(claims.forecast_words(run)), claims.collect_words(run), claims.limit_words(run)),
+        _said(claims.forecast_words(run), claims.collect_words(run), claims.limit_words(run)),
         table(["more images", "points", "plausibly"], more),
         table(["hardest class", "images", "found", "mostly taken for"], hardest),
         _said(claims.issues_words(run), "All stand in label_issues.csv." if issues else ""),
-        table(["file", "label", "looks like", "chance"], issues), left,
+        table(["file", "label", "looks like", "label wrong"], issues), left,
         _said(claims.twins_words(run), claims.twin_score_words(run)),
         *(
             block

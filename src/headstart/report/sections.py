@@ -58,8 +58,8 @@ def choice(run: Mapping[str, Any]) -> dict[str, Any]:
         "advice": choosing.advice_words(run),
         "quadrant": Markup(evidence.advice_plot(run)),
         "agreement": choosing.agreement_words(run),
-        "reasons": texts(run, "advice", "reasons"),
-        "would_change": texts(run, "advice", "would_change"),
+        "reasons": [begun(line) for line in texts(run, "advice", "reasons")],
+        "would_change": [begun(line) for line in texts(run, "advice", "would_change")],
         "budget": choosing.budget_words(run),
         "stopped": texts(run, "budget", "stopped"),
     })  # fmt: skip
@@ -136,7 +136,7 @@ def helps(run: Mapping[str, Any], suspects: Sequence[Mapping[str, str]]) -> dict
     ]  # fmt: skip
     issues = [
         (text(row, "file") or "–", text(row, "label") or "–", text(row, "suggested") or "–",
-         score(number(row, "p_label")), score(number(row, "p_suggested")))
+         score(number(row, "p_label")), score(number(row, "p_suggested")), score(number(row, "score")))
         for row in records(run, "label_issues")
     ]  # fmt: skip
     hardest = [_hard(row) for row in records(run, "hardest_classes")]
@@ -169,12 +169,12 @@ _NEAR = (
     (
         "contradictions",
         "Near-identical, labels differ",
-        "Near-identical pictures with different labels: at least one label of each group is wrong.",
+        "Near-identical, different labels: at least one of them is wrong.",
     ),
     (
         "across_splits",
         "Near-identical over splits",
-        "Near-identical pictures in more than one split: the model may have met a twin of a test image in training.",
+        "Near-identical over splits: training may have met a test image's twin.",
     ),
     (
         "groups",
