@@ -13,7 +13,7 @@ import pytest
 
 import headstart
 from headstart import advising, api, cli
-from headstart.errors import DataError, SourceError
+from headstart.errors import DataError, SettingsError, SourceError
 from headstart.progress import Silent
 from headstart.settings import Settings
 from headstart.sources import open_source
@@ -139,6 +139,11 @@ def test_the_advice_is_deterministic_and_its_options_are_those_of_fit(split_shap
     assert told["quadrant"] == f"small and {told['similarity']['level']}"
     assert Settings.of(source="toy", **told["options"]).strategy == told["strategy"]
     json.dumps(found)
+
+
+def test_advice_for_several_sources_is_refused_not_given_for_the_first(split_shapes: Path) -> None:
+    with pytest.raises(SettingsError, match="one source"):
+        api.advise(split_shapes, source="toy,random:resnet18")
 
 
 def test_the_random_side_of_the_similarity_does_not_disturb_the_source(split_shapes: Path) -> None:

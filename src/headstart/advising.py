@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import SourceError
+from headstart.errors import SettingsError, SourceError
 from headstart.progress import Reporter
 from headstart.records import Item
 from headstart.settings import Settings
+from headstart.sources import addresses as open_addresses
 from headstart.sources import list_sources, open_source
 from headstart.sources.base import Source
 from headstart.stages import Bench, prepare
@@ -92,9 +93,14 @@ def _ranked(
 def advise(data: Any, *, settings: Settings, reporter: Reporter, items: int = ITEMS) -> dict[str, Any]:
     """Where `data` stand for the source of the settings: {data, source, seconds, advice}.
 
-    `advice` is what `transfer.advice.advice` gives. It is a prior: only a race judges.
+    `advice` is what `transfer.advice.advice` gives. It is a prior: only a race judges. Raises SettingsError where the
+    settings name several sources.
     """
     started = time.perf_counter()
+    if len(named := open_addresses(settings.source)) > 1:
+        raise SettingsError(
+            f"advice is for one source, not for {len(named)}", remedy="headstart sources DATA says which fits best."
+        )
     bench = prepare(data, settings=settings, reporter=reporter, stop=Stop())
     found = advice(
         len(bench.samples("train").items),
