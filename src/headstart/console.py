@@ -185,6 +185,11 @@ def _score_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _last(address: str) -> str:
+    """The last part of a path or address."""
+    return address.rstrip("/").rpartition("/")[2] or address
+
+
 def _plan_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     plan, rows = run.get("plan") or {}, list[tuple[str, str]]()
     if plan:
@@ -235,7 +240,11 @@ def _race_of_stages(race: Sequence[Mapping[str, Any]]) -> None:
     for row in final[:_FINALISTS]:
         way = f"{row.get('strategy')} from {row['cut']}" if row.get("strategy") == "partial" and row.get("cut") else ""
         seconds, p = row.get("seconds"), row.get("p_against_best")
-        cells = [way or row.get("strategy"), row.get("head") or "", *([row.get("source") or ""] if several else [])]
+        cells = [
+            way or row.get("strategy"),
+            row.get("head") or "",
+            *([_last(row.get("source") or "")] if several else []),
+        ]
         held = f"{percent(row.get('score'))} ({_between(row.get('interval'))})" if row.get("interval") else ""
         cells += ["" if seconds is None else duration(seconds), held, "" if p is None else f"{p:.3f}"]
         rows.append([*cells, "chosen" if row.get("chosen") else ""])

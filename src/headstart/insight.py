@@ -62,7 +62,7 @@ def _what_would_help(
         ),
         "hardest_classes": hardest_classes(seen.labels, predicted, classes=classes),
     }
-    if clock.left > 0:
+    if clock.seconds is None or clock.used < clock.seconds:
         with bench.reporter.stage("Forecasting what more images would bring"):
             told["forecast"] = forecast(bench, chosen, seen, settings)
     return told

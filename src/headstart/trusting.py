@@ -108,4 +108,5 @@ def _foreign(bench: Bench, chosen: Candidate, settings: Settings) -> dict[str, R
         logits, features = answers(chosen.net, read.find_images([place]))
     there = np.isfinite(logits).all(axis=1)
     chances = softmax(logits[there].astype(np.float64) / chosen.temperature)
-    return {place.name: (chances, features[there])}
+    name = "/".join(place.resolve().parts[-2:]) if place.name in ("train", "val", "test") else place.name
+    return {name: (chances, features[there])}

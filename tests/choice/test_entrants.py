@@ -94,7 +94,10 @@ def test_the_table_tells_what_each_was_judged_on(bench: Bench, arena: Arena) -> 
     rows = rows_of([first, second], arena.labels, [None, 0.5], 0)
     assert [row["items"] for row in rows] == [len(arena.labels), len(arena.pairs[0][1])]
     assert [row["repeats"] for row in rows] == [3, 1]
-    assert rows[0]["score"] == pytest.approx(np.mean([(r.argmax(1) == arena.labels).mean() for r in first.repeats]))
+    assert rows[0]["score"] == pytest.approx(first.entry(arena.labels).correct.mean())
+    assert rows[0]["score_over_repeats"] == pytest.approx(
+        np.mean([(r.argmax(1) == arena.labels).mean() for r in first.repeats])
+    )
     assert rows[0]["interval"][0] <= rows[0]["score"] <= rows[0]["interval"][1]
     assert [row["chosen"] for row in rows] == [True, False]
     assert rows[1]["p_against_best"] == 0.5

@@ -181,8 +181,7 @@ def rows_of(
     rows = []
     for number, entrant in enumerate(entrants):
         there, entry = entrant.judged, entrant.entry(labels)
-        n = int(there.sum())
-        score = entrant.accuracy(labels) if n else None
+        n, right = int(there.sum()), int(entry.correct.sum())
         loss = float(np.nanmean(entry.loss)) if n else math.nan
         rows.append(
             {
@@ -190,12 +189,13 @@ def rows_of(
                 "strategy": entrant.strategy,
                 "head": entrant.head,
                 "cut": entrant.cut,
-                "score": score,
-                "interval": list(wilson(score * n, n)) if score is not None else None,
+                "score": right / n if n else None,
+                "interval": list(wilson(right, n)) if n else None,
                 "log_loss": loss,
                 "items": n,
                 "folds": entrant.folds,
                 "repeats": len(entrant.repeats),
+                "score_over_repeats": entrant.accuracy(labels) if n else None,
                 "stage": entrant.stage,
                 "epochs": entrant.epochs,
                 "seconds": round(entrant.seconds, 3),

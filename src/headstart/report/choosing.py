@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headstart.report.reading import number, records, table, text, texts
-from headstart.report.words import begun, count, duration, p_value, percent, plural, score
+from headstart.report.words import begun, count, duration, network_name, p_value, percent, plural, score
 
 __all__ = [
     "STAGE_WORDS",
@@ -31,6 +31,10 @@ def raced(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = records(run, "race")
     if not any(text(row, "stage") or row.get("chosen") is not None for row in rows):
         return []
+    named = [{**row, "source": network_name(text(row, "source"))} for row in rows]
+    told = {(text(row, "source"), new["source"]) for row, new in zip(rows, named, strict=True)}
+    if len({short for _, short in told}) == len({whole for whole, _ in told}):  # else only the whole address tells them
+        rows = named
     return sorted(rows, key=lambda row: (_rank(row), -(number(row, "score") or 0.0)))
 
 
@@ -112,7 +116,7 @@ def ranking_words(run: Mapping[str, Any]) -> str:
     if len(rows) < 2:
         return ""
     sent = sum(row.get("raced") is True for row in rows)
-    first = text(rows[0], "source") or "the first"
+    first = network_name(text(rows[0], "source")) or "the first"
     words = f"{plural(len(rows), 'pretrained network')} were looked at; {first} promised most"
     return words + (f", and {count(sent)} went into the race." if sent else ".")
 

@@ -8,7 +8,7 @@ from typing import Any
 from headstart.report import choosing, claims
 from headstart.report.markup import bullets, plain, sentence, table
 from headstart.report.reading import entries, interval, number, records, text, texts
-from headstart.report.words import begun, count, duration, p_value, rate, score, signed
+from headstart.report.words import begun, count, duration, network_name, p_value, rate, score, signed
 
 __all__ = ["answers"]
 
@@ -44,7 +44,7 @@ def _choice(run: Mapping[str, Any]) -> list[str]:
         for row in choosing.raced(run)
     ])  # fmt: skip
     ranking, fewer = _cut([
-        [plain(text(row, "source") or "–"), rate(number(row, "logme")), rate(number(row, "h_score")),
+        [plain(network_name(text(row, "source")) or "–"), rate(number(row, "logme")), rate(number(row, "h_score")),
          "yes" if row.get("raced") is True else "no"]
         for row in records(run, "ranking")
     ])  # fmt: skip

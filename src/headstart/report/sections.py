@@ -11,7 +11,7 @@ from headstart.report import choosing, claims, evidence
 from headstart.report.reading import entries, interval, number, records, table, text, texts
 from headstart.report.sentences import STRATEGY_WORDS
 from headstart.report.svg import meter
-from headstart.report.words import begun, count, duration, p_value, percent, plural, rate, score, signed
+from headstart.report.words import begun, count, duration, network_name, p_value, percent, plural, rate, score, signed
 
 __all__ = ["choice", "helps", "honest", "sure", "unknown"]
 
@@ -39,7 +39,7 @@ def choice(run: Mapping[str, Any]) -> dict[str, Any]:
     chart, undrawn = evidence.race_forest(run)
     rows, network = choosing.raced(run), choosing.main_source(run)
     ranking = [
-        (text(row, "source") or "–", rate(number(row, "logme")), rate(number(row, "h_score")),
+        (network_name(text(row, "source")) or "–", rate(number(row, "logme")), rate(number(row, "h_score")),
          count(number(row, "items")), duration(number(row, "seconds")), "yes" if row.get("raced") is True else "no")
         for row in records(run, "ranking")
     ]  # fmt: skip

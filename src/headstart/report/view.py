@@ -12,7 +12,7 @@ from headstart.report import charts, choosing, sections, sentences
 from headstart.report.picture import Picture, data_uri
 from headstart.report.reading import entries, interval, number, part, records, table, text, texts
 from headstart.report.svg import meter
-from headstart.report.words import count, duration, plural, rate, score, short_hash, shown, signed
+from headstart.report.words import count, duration, network_name, plural, rate, score, short_hash, shown, signed
 
 __all__ = ["view"]
 
@@ -52,7 +52,7 @@ def _facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     plan = table(run, "plan")
     found = (
         ("Data", text(run, "data", "path")),
-        ("Network", text(run, "source", "address") or text(run, "source", "architecture")),
+        ("Network", network_name(text(run, "source", "address")) or text(run, "source", "architecture")),
         ("Strategy", " · ".join(filter(None, (text(plan, "strategy"), text(plan, "head") and f"{plan['head']} head")))),
         ("Time", duration(number(run, "seconds", "total")) if number(run, "seconds", "total") is not None else ""),
         ("Seed", text(run, "seed")),

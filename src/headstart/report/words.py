@@ -12,6 +12,7 @@ __all__ = [
     "count",
     "duration",
     "listed",
+    "network_name",
     "p_value",
     "percent",
     "plural",
@@ -131,3 +132,8 @@ def shown(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
         return ", ".join(shown(entry) for entry in value) or "–"
     return str(value)
+
+
+def network_name(address: str) -> str:
+    """A source as people say it: the last part of a path or address, without timm: or the like."""
+    return address.rstrip("/").rpartition("/")[2].rpartition(":")[2] or address
