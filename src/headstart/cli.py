@@ -364,10 +364,10 @@ def cache(
         str | None, typer.Option(metavar="SIZE", help="Size for --prune, for example 2GB; default: the bound.")
     ] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove everything, or what --kind names.")] = False,
-    kind: Annotated[str | None, typer.Option(help="features, decoded or engines; default: all.")] = None,
+    kind: Annotated[str | None, typer.Option(help="features, decoded, engines or seen; default: all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is kept between runs: features, decoded pictures, exported networks; remove it."""
+    """Show what is kept between runs: features, decoded pictures, exported networks, what audits saw; remove it."""
     found = api().cache(prune=prune, to=to, clear=clear, kind=kind)
     if as_json:
         print_json(found)

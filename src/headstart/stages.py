@@ -22,6 +22,7 @@ from headstart.data.audit import audit, confirmed
 from headstart.data.augment import View
 from headstart.data.cores import cores
 from headstart.data.facts import counting, load_data
+from headstart.data.looked import LookedAt
 from headstart.data.near import candidates
 from headstart.data.splits import keepable, seal, tied
 from headstart.errors import DataError
@@ -48,6 +49,7 @@ from headstart.transfer.steps import Samples
 __all__ = ["Bench", "Candidate", "groups_of", "make_plan", "prepare", "train_candidate"]
 
 _CENTER = View()
+_SEARCHED = 10_000  # items up to which suspected twins are looked for: beyond, that takes a minute
 _CONFIRMED, _CENTRE = 1_000, 200  # suspected twins whose features are compared at most, and others computed with them
 T = TypeVar("T")
 
@@ -206,7 +208,8 @@ def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, se
     seconds["source"] = time.perf_counter() - started
     started = time.perf_counter()
     with reporter.progress("Checking pictures", len(dataset.items)) as bar:
-        dataset, facts = audit(dataset, workers=settings.workers, progress=counting(bar))
+        known = LookedAt(bound=settings.cache_size) if settings.cache else None
+        dataset, facts = audit(dataset, workers=settings.workers, progress=counting(bar), known=known)
     bench = Bench(settings, dataset, facts, source, reporter, stop, device, seconds)
     if not sealed:
         bench.facts = facts = _twins_confirmed(bench)
@@ -228,9 +231,12 @@ def _twins_confirmed(bench: Bench) -> Facts:
     Some other pictures are computed too, for the features are compared about their centre. No label is looked at.
     """
     items = {item.name: item for item in bench.dataset.items}
-    pairs = candidates({name: bench.facts.fingerprints[name] for name in items})
+    if len(items) > _SEARCHED or not bench.alone:
+        return bench.facts
+    prints = {name: bench.facts.fingerprints[name] for name in items}
+    pairs = candidates(prints, tied=bench.facts.near_duplicates)
     names = sorted({name for pair in pairs for name in pair})
-    if not names or len(names) > _CONFIRMED or not bench.alone:
+    if not names or len(names) > _CONFIRMED:
         return bench.facts
     others = [name for name in items if name not in set(names)][:: max(1, len(items) // _CENTRE)]
     names += others[:_CENTRE]
@@ -284,13 +290,12 @@ def _frozen(bench: Bench, plan: Plan, settings: Settings) -> Candidate:
         bench.features(plan.pooling, *learning, view=view, expected=later)
     rows = {name: bench.features(plan.pooling, name) for name in ("train", "val", "test")}
     labels = {name: bench.samples(name).labels for name in rows}
-    head, reasons = _fit_on_views(bench, plan, settings, "train")
+    refit = settings.refit and len(labels["val"]) > 0
+    head, reasons = _fit_on_views(bench, plan, settings, *(("train", "val") if refit else ("train",)))
+    smaller = _fit_on_train(bench, plan, settings, head) if refit else head
     with bench.timed("train"):
-        logits = {name: head.logits(rows[name]) for name in rows}
-        curves = _head_curves(bench, plan, head, rows, labels)
-    if settings.refit and len(labels["val"]):
-        head, reasons = _fit_on_views(bench, plan, settings, "train", "val")
-        logits["test"] = head.logits(rows["test"])
+        logits = {name: (head if name == "test" else smaller).logits(rows[name]) for name in rows}
+        curves = _head_curves(bench, plan, smaller, rows, labels)
     plan = replace(plan, reasons=(*plan.reasons, *reasons))
     after = hash_entries(bench.source.network.state_dict(), entries)
     net = TransferNet(bench.source, head.module(), pooling=plan.pooling)
@@ -324,6 +329,22 @@ def _fit_on_views(bench: Bench, plan: Plan, settings: Settings, *splits: str) ->
     if after < before:
         return wider, [f"{views} augmented views of each training image are used: {told}"]
     return head, [f"augmented views of the training images are not used: {told}"]
+
+
+def _fit_on_train(bench: Bench, plan: Plan, settings: Settings, whole: FittedHead) -> FittedHead:
+    """The head that train and val are told apart by: fitted on train alone, on the views that the whole one took.
+
+    It takes over the strength that was chosen on both, which saves a second search; the epochs of mlp are chosen anew.
+    """
+    if plan.head == "mlp":
+        return _fit_on_views(bench, plan, settings, "train")[0]
+    X, y = bench.features(plan.pooling, "train"), bench.samples("train").labels
+    if whole.oof is not None and len(whole.oof) > len(bench.samples("train", "val").items):
+        kinds = _kept_views(plan, settings)
+        X = np.concatenate([X, *(bench.features(plan.pooling, "train", view=view) for view in kinds)])
+        y = np.tile(y, len(kinds) + 1)
+    with bench.timed("train"):
+        return fit_head(plan.head, X, y, n_classes=bench.n_classes, seed=bench.settings.seed, fixed=whole.chosen)
 
 
 def _loss(bench: Bench, y: np.ndarray, head: FittedHead) -> float:

@@ -8,6 +8,7 @@ import os
 import re
 import threading
 from pathlib import Path
+from typing import Any
 
 import helpers
 import numpy as np
@@ -18,9 +19,10 @@ from PIL import Image
 from headstart.data import audit as module
 from headstart.data.audit import audit, confirmed, odd
 from headstart.data.cores import default_workers
+from headstart.data.looked import Seen
 from headstart.data.read import read
 from headstart.errors import DataError
-from headstart.records import Facts, Item
+from headstart.records import Facts
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:%d\nsize 12345\n"
 
@@ -78,12 +80,12 @@ def test_a_bounded_number_of_pictures_is_under_way(tmp_path: Path, monkeypatch: 
     inside, held = [0], [0]
     real = module._look
 
-    def watched(item: Item) -> module._Seen:
+    def watched(*args: Any, **more: Any) -> Seen:
         with gate:
             started[0] += 1
             inside[0] += 1
             held[0] = max(held[0], inside[0])
-        found = real(item)
+        found = real(*args, **more)
         with gate:
             inside[0] -= 1
         return found
@@ -96,7 +98,7 @@ def test_a_bounded_number_of_pictures_is_under_way(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module, "_TOGETHER", 4)
     audit(read(tmp_path), workers=2, progress=progress)
     assert finished[0] == 80
-    assert held[0] <= 2  # a picture a thread is in memory
+    assert held[0] <= 2  # a decoded picture a thread is in memory
     assert most[0] <= 2 * 2 * 4  # the others wait, or are findings already
 
 

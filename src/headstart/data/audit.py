@@ -10,7 +10,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from headstart.data import near
 from headstart.data.cores import default_workers
 from headstart.data.decode import examine, read_bytes
+from headstart.data.looked import LookedAt, Seen
 from headstart.errors import DataError, UnreadableImage
 from headstart.files import hash_bytes
 from headstart.records import Dataset, Facts, Item, Skipped
@@ -32,6 +33,7 @@ FEW_ITEMS = 10
 """A class with fewer training items is warned about."""
 
 _TOGETHER = 16  # items that a thread takes in one go
+_HELD = 8 << 20  # bytes of encoded pictures that a thread holds until it looks them up
 _DRAFT = 32  # shortest side at which JPEGs are decoded here: all bytes are still read, so cut files are still found
 _FLAT = 2  # levels of difference within which pixels count as one colour (JPEG noise)
 _LOWER = 1 / 3  # share of rows at the lower edge, all of one colour, from which a picture counts as half empty
@@ -40,22 +42,16 @@ _ROWS = 0.75  # share of one-coloured rows anywhere
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What one item showed."""
-
-    reason: str = ""  # why it is unreadable
-    sha256: str = ""
-    mode: str = ""
-    format: str = ""
-    width: int = 0
-    height: int = 0
-    oddity: str = ""
-    fingerprint: bytes = b""
-
-
-def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | None = None) -> tuple[Dataset, Facts]:
+def audit(
+    dataset: Dataset,
+    *,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    known: LookedAt | None = None,
+) -> tuple[Dataset, Facts]:
     """Decode every item in full, in threads; give the data set without the unreadable items, and the Facts.
+
+    Every item is read and hashed; what `known` tells of its bytes is not decoded again, and gains what is new.
 
     Unreadable items go to `Dataset.skipped`; a class that loses all of its items is dropped with a warning. `progress`
     is called with (done, all) from the calling thread. Raises DataError when no item is readable, when more than half
@@ -63,11 +59,13 @@ def audit(dataset: Dataset, *, workers: int | None = None, progress: Progress | 
     """
     if not dataset.items:
         raise DataError("no pictures to look at", where=dataset.path)
-    seen: list[_Seen] = []
-    for one in _looked_at(dataset.items, workers or default_workers()):
+    seen: list[Seen] = []
+    for one in _looked_at(dataset.items, workers or default_workers(), known):
         seen.append(one)
         if progress is not None:
             progress(len(seen), len(dataset.items))
+    if known is not None:
+        known.save()
     _stop_if_hopeless(dataset, seen)
     skipped = tuple(Skipped(item.name, one.reason) for item, one in zip(dataset.items, seen, strict=True) if one.reason)
     readable = tuple(item for item, one in zip(dataset.items, seen, strict=True) if not one.reason)
@@ -124,30 +122,55 @@ def odd(pixels: npt.NDArray[np.uint8]) -> str:
     return ""
 
 
-def _look(item: Item) -> _Seen:
+def _look(name: str, data: bytes, *, sha256: str, known: LookedAt | None) -> Seen:
     try:
-        data = read_bytes(item)
-        picture = examine(data, item.name, draft=_DRAFT)
+        picture = examine(data, name, draft=_DRAFT)
     except UnreadableImage as error:
-        return _Seen(reason=error.reason)
-    return _Seen(
-        "", hash_bytes(data), picture.mode, picture.format, picture.width, picture.height,
+        return Seen(reason=error.reason)
+    seen = Seen(
+        "", sha256, picture.mode, picture.format, picture.width, picture.height,
         odd(picture.pixels), near.fingerprint(picture.pixels),
     )  # fmt: skip
+    if known is not None:
+        known.add(seen)
+    return seen
 
 
-def _look_at(items: Sequence[Item]) -> list[_Seen]:
+def _look_at(items: Sequence[Item], known: LookedAt | None) -> list[Seen]:
     """Several items in one go: handing over a small picture takes as long as decoding it."""
-    return [_look(item) for item in items]
+    seen: list[Seen] = []
+    waiting: list[tuple[Item, bytes | str]] = []  # an item's bytes, or why there are none
+    for number, item in enumerate(items, 1):
+        try:
+            waiting.append((item, read_bytes(item)))
+        except UnreadableImage as error:
+            waiting.append((item, error.reason))
+        if number == len(items) or sum(len(data) for _, data in waiting) > _HELD:
+            seen += _told_of(waiting, known)
+            waiting.clear()
+    return seen
 
 
-def _looked_at(items: Sequence[Item], workers: int) -> Iterator[_Seen]:
-    """The items' findings in their order, with a bounded number under way."""
+def _told_of(contents: Sequence[tuple[Item, bytes | str]], known: LookedAt | None) -> Iterator[Seen]:
+    """What is known of some pictures by their bytes, or else what a look at them shows."""
+    hashes = [hash_bytes(data) if isinstance(data, bytes) else "" for _, data in contents]
+    before = known.find(hashes) if known is not None else [None] * len(hashes)
+    for (item, data), sha256, old in zip(contents, hashes, before, strict=True):
+        if isinstance(data, str):
+            yield Seen(reason=data)
+        elif old is not None:
+            yield old
+        else:
+            yield _look(item.name, data, sha256=sha256, known=known)
+
+
+def _looked_at(items: Sequence[Item], workers: int, known: LookedAt | None) -> Iterator[Seen]:
+    """The items' findings in their order, with a bounded number under way; the new ones are added to `known`."""
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="audit")
     try:
-        waiting: deque[Future[list[_Seen]]] = deque()
+        waiting: deque[Future[list[Seen]]] = deque()
         for start in range(0, len(items), _TOGETHER):
-            waiting.append(pool.submit(_look_at, items[start : start + _TOGETHER]))
+            waiting.append(pool.submit(_look_at, items[start : start + _TOGETHER], known))
             if len(waiting) >= 2 * workers:
                 yield from waiting.popleft().result()
         while waiting:
@@ -156,7 +179,7 @@ def _looked_at(items: Sequence[Item], workers: int) -> Iterator[_Seen]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _stop_if_hopeless(dataset: Dataset, seen: Sequence[_Seen]) -> None:
+def _stop_if_hopeless(dataset: Dataset, seen: Sequence[Seen]) -> None:
     """Raise when going on would hide one mistake behind thousands of skipped files."""
     bad = [(item, one) for item, one in zip(dataset.items, seen, strict=True) if one.reason]
     if not bad:
@@ -218,7 +241,7 @@ def _without_empty_classes(dataset: Dataset) -> tuple[Dataset, list[str]]:
     return dataset.with_items(items, classes=tuple(dataset.classes[index] for index in kept)), [warning]
 
 
-def _facts(dataset: Dataset, seen: Mapping[str, _Seen], warnings: list[str]) -> Facts:
+def _facts(dataset: Dataset, seen: Mapping[str, Seen], warnings: list[str]) -> Facts:
     times = Counter(seen[item.name].sha256 for item in dataset.items)
     same: dict[str, list[Item]] = {}
     for item in dataset.items:
@@ -306,7 +329,7 @@ def _counts(dataset: Dataset) -> dict[str, dict[str, int]]:
     }
 
 
-def _sizes(seen: Sequence[_Seen]) -> dict[str, Any]:
+def _sizes(seen: Sequence[Seen]) -> dict[str, Any]:
     sizes: dict[str, Any] = {}
     for side in ("width", "height"):
         values = np.array([getattr(one, side) for one in seen])

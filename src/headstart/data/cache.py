@@ -39,7 +39,7 @@ __all__ = [
     "touch",
 ]
 
-KINDS = ("features", "decoded", "engines")
+KINDS = ("features", "decoded", "engines", "seen")
 PASSING = "passing"
 """The folder of arrays that go with the process that made them."""
 

@@ -131,11 +131,13 @@ def groups(fingerprints: Mapping[str, bytes]) -> tuple[tuple[str, ...], ...]:
     return tuple(sorted(tuple(group) for group in found.values() if len(group) > 1))
 
 
-def candidates(fingerprints: Mapping[str, bytes]) -> list[tuple[str, str]]:
+def candidates(
+    fingerprints: Mapping[str, bytes], *, tied: Sequence[Sequence[str]] | None = None
+) -> list[tuple[str, str]]:
     """Pairs of names that may be twins, for `confirm`: cropped or turned a little. Sorted, each once.
 
-    Pairs that `groups` ties already are left out, and of pictures with one and the same fingerprint only the first by
-    name takes part. Where more than 64 pairs a picture are found the search ends early.
+    Pairs that `groups` ties already (`tied`, where they are known) are left out, and of pictures with one and the same
+    fingerprint only the first by name takes part. Where more than 64 pairs a picture are found the search ends early.
     """
     names = sorted(name for name, value in fingerprints.items() if value)
     if not names:
@@ -145,7 +147,8 @@ def candidates(fingerprints: Mapping[str, bytes]) -> list[tuple[str, str]]:
     for name, row in zip(names, which, strict=True):
         first.setdefault(int(row), name)
     codes, fresh, waiting = np.zeros(0, np.int64), [np.zeros(0, np.int64)], 0
-    for pairs in _meetings(table, WIDE, tables=48, bits=12, tied=_roots(table)):
+    root = _roots(table) if tied is None else _tied(dict(zip(names, which.tolist(), strict=True)), tied, len(table))
+    for pairs in _meetings(table, WIDE, tables=48, bits=12, tied=root):
         fresh.append(pairs[:, 0] * len(table) + pairs[:, 1])
         waiting += len(pairs)
         if waiting > _TOGETHER:
@@ -200,6 +203,15 @@ def _unique(fingerprints: Mapping[str, bytes], names: Sequence[str]) -> tuple[Ta
     whole = np.frombuffer(b"".join(fingerprints[name] for name in names), f"V{_BITS // 8}")
     rows, which = np.unique(whole, return_inverse=True)
     return rows.view(np.uint64).reshape(-1, _WORDS), which.reshape(-1)
+
+
+def _tied(row: Mapping[str, int], groups: Sequence[Sequence[str]], n: int) -> npt.NDArray[np.int64]:
+    """One number for the rows of each known group of names."""
+    root = np.arange(n)
+    for group in groups:
+        rows = sorted({row[name] for name in group if name in row})
+        root[rows] = rows[0] if rows else 0
+    return root
 
 
 def _roots(table: Table) -> npt.NDArray[np.int64]:
