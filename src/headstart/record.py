@@ -160,6 +160,7 @@ def _diagnosis(bench: Bench, candidate: Candidate, scores: Mapping[str, Scores])
     return diagnosis.diagnose(
         candidate.curves["points"], train=scores.get("train"), val=scores.get("val"),
         majority=float(majority["accuracy"]), axis=candidate.curves["axis"],
+        frozen=candidate.plan.strategy == "frozen",
     )  # fmt: skip
 
 

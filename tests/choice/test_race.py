@@ -104,3 +104,30 @@ def test_each_pair_is_compared_at_five_percent_however_many_run(bench: Bench) ->
         *(Entry(f"{n}", simple, np.where(simple, 0.1, 2.0), 100.0 + n) for n in range(8)),
     ]
     assert choose_entry(entries).chosen == 0
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hymenoptera", "hotdog", "rsscn7", "dtd10", "clothing"])
+def test_the_winner_is_not_significantly_worse_than_any_other_head_on_the_sealed_test(
+    shared: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart.choice.race import _Race
+    from headstart.judge.intervals import mcnemar
+    from headstart.stages import groups_of
+    from headstart.transfer.heads import fit_head
+
+    monkeypatch.setattr(_Race, "_room", lambda *_: False)
+    source = str(shared / "sources" / "mobilenetv2_035.keras_in1k")
+    bench = bench_of(shared / "data" / name, source=source, image_size=96, folds=5)
+    found = race([bench], Clock(None))
+    X, y = bench.features("native", "train", "val"), bench.samples("train", "val").labels
+    test, truth = bench.features("native", "test"), bench.samples("test").labels
+    right = {}
+    for row in found.rows:
+        head = fit_head(row["head"], X, y, n_classes=bench.n_classes, groups=groups_of(bench, "train", "val"))
+        right[row["head"]] = head.logits(test).argmax(1) == truth
+    chosen = right[found.settings.head]
+    for head, other in right.items():
+        worse = other.mean() > chosen.mean() and mcnemar(chosen, other) < 0.05
+        assert not worse, f"{head} is significantly better than the chosen {found.settings.head}"

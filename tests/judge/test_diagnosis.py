@@ -115,3 +115,9 @@ def test_sentences_are_one_sentence() -> None:
         sentence = diagnose([], train=scores(right, 100), val=scores(right // 2, 80), majority=0.2)["sentence"]
         assert sentence.endswith(".")
         assert "\n" not in sentence
+
+
+def test_freezing_more_is_not_advised_where_only_the_head_is_trained() -> None:
+    both = [diagnose([], train=scores(240, 244), val=scores(120, 150), frozen=frozen) for frozen in (False, True)]
+    assert [any("Freeze more" in line for line in found["advice"]) for found in both] == [True, False]
+    assert both[1]["advice"] == both[0]["advice"][:-1]

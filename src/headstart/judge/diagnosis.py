@@ -18,7 +18,7 @@ _OVERFIT = [
     "Get more labelled items: the gap closes with data before anything else",
     "Augment the training images more strongly",
     "Regularise more: a larger weight decay, a stronger penalty of the head, label smoothing or mixup",
-    "Freeze more blocks, or train the head alone",
+    "Freeze more blocks, or train the head alone",  # the last: it is left out where only the head is trained
 ]
 _UNDERFIT = [
     "Train more of the network: a cut nearer to the input, or all of it",
@@ -34,15 +34,17 @@ def diagnose(
     val: Scores | None = None,
     majority: float = 0.0,
     axis: str = "epochs",
+    frozen: bool = False,
 ) -> dict[str, Any]:
     """Say whether a model overfits, underfits or neither, in one sentence, with advice.
 
     `points` {x, train_accuracy, val_accuracy, train_loss, val_loss} of a curve over `axis` ("epochs" or "training
     items"), may be empty; `train` and `val` the scores of the final model; `majority` the accuracy of always
-    answering the commonest class. It overfits when training accuracy is above validation accuracy by 5 points or more
-    and the 95 % interval of that gap (Newcombe, independent items) excludes 0; it underfits when it does not overfit
-    and training accuracy is less than half way from the majority baseline to 1, or validation accuracy is not above
-    that baseline. Without `train` and `val` the last point of the curve stands in, and the gap has no interval.
+    answering the commonest class; `frozen` says that only a head was trained. It overfits when training accuracy is
+    above validation accuracy by 5 points or more and the 95 % interval of that gap (Newcombe, independent items)
+    excludes 0; it underfits when it does not overfit and training accuracy is less than half way from the majority
+    baseline to 1, or validation accuracy is not above that baseline. Without `train` and `val` the last point of the
+    curve stands in, and the gap has no interval.
     Gives {verdict, sentence, advice, gap, gap_interval}; gap and interval are shares, None where unknown.
     """
     last = points[-1] if points else {}
@@ -57,7 +59,9 @@ def diagnose(
     certain = gap.low > 0 and gap.value >= _GAP
     if certain:
         sentence = f"It overfits: {figures}; the gap of {_points(gap)} is more than chance"
-        return _answer("overfits", sentence + _turned(points, axis), _more(points, axis) + _OVERFIT, gap)
+        return _answer(
+            "overfits", sentence + _turned(points, axis), _more(points, axis) + _OVERFIT[: -1 if frozen else None], gap
+        )
     poor = _poor(float(fitted), float(held), val, majority)
     if poor:
         sentence = f"It underfits: {figures}, and {poor}"
