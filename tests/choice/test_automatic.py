@@ -62,12 +62,23 @@ def test_a_small_budget_gives_the_baseline_a_smaller_share_and_none_where_it_is_
 
 def test_a_baseline_without_time_for_enough_epochs_is_left_out_and_told(split_shapes: Path) -> None:
     bench = bench_of(split_shapes, cache=False)
-    outcome = automatic.Outcome(bench, bench.settings, {"budget": {"stopped": []}}, epoch_seconds=10.0)
+    outcome = automatic.Outcome(
+        bench, bench.settings, {"budget": {"stopped": []}}, epoch_seconds=10.0, for_scratch=100.0
+    )
     assert baseline_plan(bench, outcome, Clock(30.0, now=lambda: 0.0)) is None
     assert "from scratch" in outcome.told["budget"]["stopped"][0]
     found = baseline_plan(bench, outcome, Clock(100.0, now=lambda: 0.0))
     assert found is not None
     assert (found[0].strategy, found[0].epochs) == ("scratch", 8)
+
+
+def test_the_baseline_gets_the_time_that_the_transfer_took_and_its_share_at_least(split_shapes: Path) -> None:
+    bench = bench_of(split_shapes, cache=False)
+    outcome = automatic.Outcome(bench, bench.settings, {"budget": {"stopped": []}}, epoch_seconds=1.0, for_scratch=10.0)
+    quick, slow = (baseline_plan(bench, outcome, Clock(600.0, used=used, now=lambda: 0.0)) for used in (2.0, 40.0))
+    assert quick is not None
+    assert slow is not None
+    assert (quick[0].epochs, slow[0].epochs) == (8, 34)
 
 
 def test_the_baseline_that_is_not_wanted_is_not_trained(split_shapes: Path) -> None:

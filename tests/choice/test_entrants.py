@@ -63,7 +63,7 @@ def test_a_probe_is_judged_out_of_fold_on_every_item(bench: Bench, arena: Arena)
     losses = [-log_softmax(rows)[np.arange(len(arena.labels)), arena.labels] for rows in found.repeats]
     assert len(losses) == 3
     assert np.allclose(entry.loss, np.mean(losses, axis=0))
-    assert entry.cost == 64 * 3 + 3
+    assert (entry.cost, entry.told) == (0.0, 64 * 3 + 3)
 
 
 def test_a_fine_tuning_is_judged_on_the_held_out_part_of_its_fold(bench: Bench, arena: Arena) -> None:

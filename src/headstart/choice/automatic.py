@@ -163,7 +163,10 @@ def _decided(bench: Bench, record: dict[str, Any], kept: float) -> Outcome:
 
 
 def baseline_plan(bench: Bench, outcome: Outcome, clock: Clock) -> tuple[Plan, Settings] | None:
-    """The plan of the baseline from scratch, with as many epochs as the time allows; None, with a note, if too few."""
+    """The plan of the baseline from scratch, with as many epochs as the time allows; None, with a note, if too few.
+
+    It gets the time that the transfer took, or its share of the budget where that is more.
+    """
     wanted = bench.settings.scratch
     if wanted is False:
         return None
@@ -173,10 +176,11 @@ def baseline_plan(bench: Bench, outcome: Outcome, clock: Clock) -> tuple[Plan, S
     settings = of_strategy(bench.settings, "scratch")
     plan = make_plan(bench, settings)
     one = outcome.epoch_seconds or _epoch_seconds(bench)
-    epochs = int(min(plan.epochs, _TRUSTED * clock.left / max(1e-9, one)))
+    room = min(clock.left, max(outcome.for_scratch, clock.used)) if wanted is None else clock.left
+    epochs = int(min(plan.epochs, _TRUSTED * room / max(1e-9, one)))
     if epochs < min(_FEWEST_EPOCHS, plan.epochs) and wanted is None:
         outcome.told["budget"]["stopped"].append(
-            f"training from scratch: one epoch would take about {one:.0f} s, and {clock.left:.0f} s were left for it"
+            f"training from scratch: one epoch would take about {one:.0f} s, and {room:.0f} s were left for it"
         )
         return None
     settings = settings.changed(epochs=max(1, epochs))

@@ -86,6 +86,13 @@ class Entrant:
         """The logits of all repeats."""
         return [self.logits, *self.again]
 
+    @property
+    def cost(self) -> float:
+        """How far it is from the simplest plan: one linear layer on frozen features, whatever its source."""
+        if self.strategy != "frozen":
+            return float(self.trained)
+        return 0.0 if self.head in ("linear", "ridge", "svm") else 1.0
+
     def accuracy(self, labels: np.ndarray) -> float:
         """The share of right answers on the items that it was judged on, averaged over the repeats."""
         there = self.judged
@@ -99,7 +106,7 @@ class Entrant:
         loss[there] = np.mean(rows, axis=0)
         correct = np.zeros(len(labels), dtype=bool)
         correct[there] = self.logits[there].argmax(1) == labels[there]
-        return Entry(self.label, correct, loss, float(self.trained), self.seconds)
+        return Entry(self.label, correct, loss, self.cost, self.seconds, float(self.trained))
 
 
 def probe(bench: Bench, arena: Arena, settings: Settings) -> Entrant | None:

@@ -25,7 +25,8 @@ class Entry:
     """A candidate with its answers on held-out items.
 
     `correct` [items] says which answers are right, `loss` [items] is the log loss in nats, NaN for an item that it was
-    not judged on; `cost` orders by simplicity (trained parameters, or any order), `seconds` is what it took.
+    not judged on; `cost` orders by simplicity (trained parameters, or any order), `seconds` is what it took. `size` is
+    what the sentence says of its cost, where that is another number.
     """
 
     label: str
@@ -33,6 +34,12 @@ class Entry:
     loss: Array
     cost: float
     seconds: float = 0.0
+    size: float | None = None
+
+    @property
+    def told(self) -> float:
+        """The cost that people are told."""
+        return self.cost if self.size is None else self.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +178,7 @@ def _told(
     reasons = []
     if chosen != best:
         dearer = entries[best].cost > entries[chosen].cost
-        costs = f"{_number(entries[best].cost)} {unit} instead of {_number(entries[chosen].cost)}"
+        costs = f"{_number(entries[best].told)} {unit} instead of {_number(entries[chosen].told)}"
         end = f", and costs {costs}" if dearer else ""
         reasons.append(_compared(entries, duels, best, chosen, noun) + end)
     if simpler:
