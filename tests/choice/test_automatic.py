@@ -12,7 +12,8 @@ from test_entrants import bench_of
 import headstart
 from headstart.choice import automatic
 from headstart.choice.automatic import baseline_plan, clock_for, decide, is_automatic, scratch_share
-from headstart.errors import RunError, SettingsError
+from headstart.errors import Interrupted, RunError, SettingsError
+from headstart.progress import Silent
 from headstart.settings import Settings
 from headstart.transfer.budget import Clock
 
@@ -113,3 +114,31 @@ def test_a_whole_automatic_run_tells_how_it_was_chosen(split_shapes: Path, tmp_p
     assert {row["strategy"] for row in run["race"]} >= {"frozen"}
     assert run["advice"]["quadrant"].startswith("small and ")
     assert (tmp_path / "run" / "report.html").read_text()
+
+
+class Interrupting(Silent):
+    """A reporter through which somebody presses Ctrl-C when a line begins so."""
+
+    def __init__(self, beginning: str) -> None:
+        self.beginning = beginning
+
+    def say(self, text: str) -> None:
+        if text.startswith(self.beginning):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("beginning", "decided"), [("Probing: svm", False), ("Training: frozen", True)])
+def test_an_interrupted_automatic_run_goes_on_where_it_was(
+    split_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beginning: str, decided: bool
+) -> None:
+    options = {"source": "toy", "scratch": False, "head": "svm", "folds": 3, "budget": "5m"}
+    with pytest.raises(Interrupted, match="headstart resume"):
+        headstart.fit(split_shapes, tmp_path / "run", reporter=Interrupting(beginning), **options)
+    assert (tmp_path / "run" / "race.json").is_file() is decided
+    if decided:
+        monkeypatch.setattr(automatic, "race", lambda *_, **__: pytest.fail("it raced again"))
+    run = headstart.resume(tmp_path / "run").run
+    assert run["plan"]["head"] == "svm"
+    assert run["choice"]["sentence"] in run["plan"]["reasons"][0]
+    whole = headstart.fit(split_shapes, tmp_path / "whole", **options).run if not decided else run
+    assert whole["scores"] == run["scores"]
