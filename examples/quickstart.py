@@ -12,7 +12,7 @@ from headstart.demo import write_digits
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "quickstart")
 data = write_digits(out / "data")  # handwritten 5 to 9, five training pictures of each
 
-result = headstart.fit(data, out / "run", source="toy", overwrite=True)
+result = headstart.fit(data, out / "run", source="toy", strategy="frozen", overwrite=True)
 scores = headstart.evaluate(out / "run", data)
 answer = headstart.predict(out / "run", next((data / "test" / "7").iterdir()))[0]
 

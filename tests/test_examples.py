@@ -50,6 +50,25 @@ def test_the_quickstart_ends_with_a_judged_model(
     assert (tmp_path / "q" / "run" / "report.html").is_file()
 
 
+def test_the_choice_names_a_reason_and_a_judged_score(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    import headstart.sources as sources
+
+    shutil.copytree(Path(sources.__file__).parent / "toy", tmp_path / "again")
+    words = ["--data", data, "--sources", "toy", tmp_path / "again", "--out", tmp_path / "run", "--quick"]
+    run("choose", *words, monkeypatch=monkeypatch)
+    said = capsys.readouterr().out
+    assert said.count("LogME") == 2
+    assert "the rule of thumb says" in said
+    assert "frozen ridge on" in said
+    ((accuracy, low, high),) = intervals(said)
+    assert low < accuracy < high
+    assert "sealed test pictures right" in said
+
+
 def test_cifar10_gives_three_ways_and_scratch_with_intervals(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
