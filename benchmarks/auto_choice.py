@@ -45,7 +45,7 @@ DATA = ("hymenoptera", "hotdog", "rsscn7", "dtd10", "clothing", "cifar10")
 SOURCES = ("mobilenetv2_035.keras_in1k", "mobilenetv2_100.google_qat_in1k", "mobilenetv1_100.google_qat_in1k")
 STRATEGIES = ("frozen", "partial", "discriminative", "full")
 SIZES = {"cifar10": 96}  # pictures of 32 pixels: their features at 224 say little more, at five times the price
-PARTS = ("probe", "fixed", "loop", "auto", "forecast", "budgets", "table")
+PARTS = ("probe", "fixed", "loop", "loop-full", "auto", "forecast", "budgets", "table")
 
 
 class Store:
@@ -299,7 +299,7 @@ def main() -> None:
     """Measure what is asked for, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=DATA, choices=DATA)
-    parser.add_argument("--parts", nargs="+", default=("probe", "fixed", "loop", "auto", "forecast"), choices=PARTS)
+    parser.add_argument("--parts", nargs="+", default=PARTS[:6], choices=PARTS)
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--budgets", nargs="+", default=["1m", "3m", "10m"])
     parser.add_argument("--again", action="store_true", help="measure what was measured before")
@@ -313,8 +313,8 @@ def main() -> None:
         for strategy in STRATEGIES if "fixed" in options.parts else ():
             if options.again or not store.has(name, strategy):
                 fit(store, name, strategy, "--strategy", strategy, "--source", source(best_source(store, name)))
-        for mode in ("frozen", "full") if "loop" in options.parts else ():
-            if options.again or not store.has(name, f"loop {mode}"):
+        for part, mode in (("loop", "frozen"), ("loop-full", "full")):
+            if part in options.parts and (options.again or not store.has(name, f"loop {mode}")):
                 loop(store, name, mode)
         if "auto" in options.parts and (options.again or not store.has(name, "auto")):
             fit(store, name, "auto", "--source", ",".join(map(source, SOURCES)), "--budget", f"{options.minutes:g}m")
