@@ -41,7 +41,9 @@ def insights(
     chosen, trusted = made_trustworthy(bench, chosen, seen, settings)
     told |= trusted
     if seen is not None and chosen.plan.start == "pretrained":
-        told |= _what_would_help(bench, chosen, seen, settings=settings, clock=clock)
+        told |= _what_would_help(
+            bench, chosen, seen, settings=settings, clock=clock, thorough=outcome is not None
+        )  # fmt: skip
     told["near_duplicates"] = near_facts(bench.facts, test=_twins(bench, chosen))
     if chosen.interpolation is not None:
         told["interpolation"] = chosen.interpolation
@@ -52,7 +54,7 @@ def insights(
 
 
 def _what_would_help(
-    bench: Bench, chosen: Candidate, seen: OutOfFold, *, settings: Settings, clock: Clock
+    bench: Bench, chosen: Candidate, seen: OutOfFold, *, settings: Settings, clock: Clock, thorough: bool
 ) -> dict[str, Any]:
     """More images, other labels, the classes that are hard."""
     classes, predicted = bench.dataset.classes, seen.logits.argmax(1)
@@ -64,7 +66,7 @@ def _what_would_help(
     }
     if clock.seconds is None or clock.used < clock.seconds:
         with bench.reporter.stage("Forecasting what more images would bring"):
-            told["forecast"] = forecast(bench, chosen, seen, settings)
+            told["forecast"] = forecast(bench, chosen, seen, settings=settings, thorough=thorough)
     return told
 
 

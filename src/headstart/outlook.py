@@ -21,8 +21,8 @@ from headstart.transfer.heads import fit_head, fit_parts, fold_pairs
 __all__ = ["OutOfFold", "forecast", "out_of_fold"]
 
 _FRACTIONS = (0.1, 0.15, 0.22, 0.33, 0.5, 0.7, 1.0)
-_MANY = 2_000  # items from which on the curve of the run, with one order of the items, has to do
-_SEEDS = 5
+_MANY, _TOO_MANY = 2_000, 20_000  # items above which two folds have to do, and the run's own curve, of one order
+_SEEDS, _FEWER = 5, 2
 _FEWEST = 30  # items under which a curve says nothing
 _STEADY = 0.15  # smaller parts are left out where a class would have less than one item in them, about
 
@@ -65,18 +65,28 @@ def out_of_fold(bench: Bench, chosen: Candidate, settings: Settings) -> OutOfFol
     return OutOfFold(found.items, found.labels, head.oof[: len(found.labels)], head.kind, head.chosen, own)
 
 
-def forecast(bench: Bench, chosen: Candidate, found: OutOfFold, settings: Settings) -> dict[str, Any] | None:
-    """What more items would bring, as run.json keeps it; None where there are too few items to tell."""
+def forecast(
+    bench: Bench, chosen: Candidate, found: OutOfFold, *, settings: Settings, thorough: bool = False
+) -> dict[str, Any] | None:
+    """What more items would bring, as run.json keeps it; None where there are too few items to tell.
+
+    Measured on growing parts of the items, on the held-out part of five folds. Of many items the run's own learning
+    curve has to do, or, where it may take longer (`thorough`), two folds.
+    """
     y = found.labels
     if len(y) < _FEWEST or len(np.unique(y)) < 2:
         return None
-    points = _points(bench, chosen, found, settings) if len(y) <= _MANY else _from_curve(bench, chosen)
+    folded = len(y) <= (_TOO_MANY if thorough else _MANY)
+    points = _points(bench, chosen, found, settings) if folded else _from_curve(bench, chosen)
     if len({point.n for point in points}) < 3:
         return None
-    law = fit_power_law(points, now=len(y), apart=len(y) <= _MANY, seed=settings.seed)
+    law = fit_power_law(points, now=len(y), apart=folded, seed=settings.seed)
     classes, predicted = bench.dataset.classes, found.logits.argmax(1)
     counts = {name: int((y == number).sum()) for number, name in enumerate(classes)}
-    return law.as_dict(first=first_class(scoring.per_class(y, predicted, classes=classes), counts))
+    told = law.as_dict(first=first_class(scoring.per_class(y, predicted, classes=classes), counts))
+    if not found.own and told["sentence"]:
+        told["sentence"] += " (measured with a head on frozen features)"
+    return told
 
 
 def _points(bench: Bench, chosen: Candidate, found: OutOfFold, settings: Settings) -> list[Point]:
@@ -86,7 +96,8 @@ def _points(bench: Bench, chosen: Candidate, found: OutOfFold, settings: Setting
     smallest = _STEADY * len(np.unique(y)) / len(y)
     fractions = [fraction for fraction in _FRACTIONS if fraction >= smallest]
     points = []
-    for seed, (learn, held) in enumerate(fold_pairs(y, _SEEDS, seed=settings.seed, groups=groups)):
+    pairs = fold_pairs(y, _SEEDS, seed=settings.seed, groups=groups)
+    for seed, (learn, held) in enumerate(pairs if len(y) <= _MANY else pairs[:_FEWER]):
         own = None if groups is None else [groups[i] for i in learn]
         (parts,) = nested_parts(y[learn], fractions, seeds=[settings.seed + seed], groups=own)
         parts = [part for i, part in enumerate(parts) if not i or len(part) > len(parts[i - 1])]

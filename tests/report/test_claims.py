@@ -142,3 +142,9 @@ def test_one_label_and_one_group_are_spoken_of_in_the_singular() -> None:
 def test_a_hard_class_that_is_mixed_up_with_nothing_has_a_dash() -> None:
     assert claims.mixed_words({"confused_with": None, "share": 0.0}) == "–"
     assert claims.mixed_words({"confused_with": "bees", "share": 0.086}) == "bees (8.6\u00a0%)"
+
+
+def test_a_fine_tuned_networks_temperature_is_said_to_come_from_images_held_back() -> None:
+    told = {"calibration": {"temperature": 1.3, "items": 40}}
+    assert "left out of training in turn" in claims.temperature_words({**told, "plan": {"strategy": "frozen"}})
+    assert "held back from training" in claims.temperature_words({**told, "plan": {"strategy": "full"}})

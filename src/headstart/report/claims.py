@@ -70,8 +70,9 @@ def temperature_words(run: Mapping[str, Any]) -> str:
         did = f"It was too modest, so all its probabilities were sharpened {said}."
     did += " This changes no answer, only how sure it says it is."
     if items is not None:
-        did += f" The temperature was fitted on {plural(items, 'image')} that were left out of training in turn"
-        did += ", never on test images."
+        frozen = text(run, "plan", "strategy") in ("frozen", "")
+        kept = "left out of training in turn" if frozen else "held back from training"
+        did += f" The temperature was fitted on {plural(items, 'image')} that were {kept}, never on test images."
     return did
 
 
