@@ -73,6 +73,6 @@ def test_wrong_labels_are_named_in_a_list_that_can_be_opened(tmp_path: Path) -> 
     run = headstart.fit(data, tmp_path / "run", source="toy", strategy="frozen", cache=False).run
     named = [issue["file"] for issue in run["label_issues"]]
     assert named
-    assert sum("wrong" in name for name in named) >= len(named) / 2
+    assert sum("wrong" in name for name in named[:10]) >= 5
     with (tmp_path / "run" / "label_issues.csv").open(newline="") as stream:
         assert [row["file"] for row in csv.DictReader(stream)] == named
