@@ -200,3 +200,13 @@ def test_joined_groups_hold_every_tie_and_share_no_name(parts: list[list[str]]) 
             assert any(set(part) <= set(group) for group in groups)
     linked = sum(len(group) - 1 for group in groups)
     assert linked <= sum(len(set(part)) - 1 for part in parts)
+
+
+def test_pictures_of_one_class_are_no_twins_to_a_network_that_knows_the_classes() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(0, 5, (5, 32))
+    features = np.float32(centres[np.arange(200) % 5] + rng.normal(0, 1, (200, 32)))
+    features[1] = features[6] + np.float32(rng.normal(0, 0.01, 32))  # both of class 1
+    names = [f"{n}" for n in range(200)]
+    pairs = [("0", "5"), ("1", "6"), ("2", "7"), ("3", "8")]
+    assert near.confirm(pairs, features, names=names) == [("1", "6")]

@@ -59,6 +59,7 @@ _KEY = 64  # bits that a table is sorted by
 _TOGETHER = 1_000_000  # pairs that are gathered before the repeated ones are dropped
 _MOST = 64  # candidates a picture, on average
 _SAMPLE = 20_000  # random pairs from which the usual distance is told
+_FEW_ROWS = 50  # rows under which random pairs say nothing about how alike strangers are
 _USUAL = 3.0  # a twentieth of the random pairs of photos lie within about so many times NEAR
 
 
@@ -137,12 +138,15 @@ def candidates(
     """Pairs of names that may be twins, for `confirm`: cropped or turned a little. Sorted, each once.
 
     Pairs that `groups` ties already (`tied`, where they are known) are left out, and of pictures with one and the same
-    fingerprint only the first by name takes part. Where more than 64 pairs a picture are found the search ends early.
+    fingerprint only the first by name takes part. Where more than 64 pairs a picture are found the search ends early,
+    and where all pictures look alike, as drawn digits do, there is none: features tell these apart no better.
     """
     names = sorted(name for name, value in fingerprints.items() if value)
     if not names:
         return []
     table, which = _unique(fingerprints, names)
+    if _scale(table, np.random.Generator(np.random.PCG64(0))) < 1.0:
+        return []
     first: dict[int, str] = {}
     for name, row in zip(names, which, strict=True):
         first.setdefault(int(row), name)
@@ -167,11 +171,16 @@ def confirm(
     names: Sequence[str],
     cosine: float = COSINE,
 ) -> list[tuple[str, str]]:
-    """The pairs whose features (n, d), in the order of `names`, are alike: cosine similarity after centring."""
+    """The pairs whose features (n, d), in the order of `names`, are alike: cosine similarity after centring.
+
+    It must reach `cosine`, and what one in a thousand random pairs reaches: where a network knows the classes well, two
+    pictures of one class are alike without being twins.
+    """
     if not pairs:
         return []
     row = {name: number for number, name in enumerate(names)}
     centre = features.mean(axis=0)
+    cosine = max(cosine, _usual(features - centre))
     kept = []
     for start in range(0, len(pairs), 4096):
         part = pairs[start : start + 4096]
@@ -181,6 +190,16 @@ def confirm(
         alike = (one * other).sum(axis=1) >= cosine * np.maximum(lengths, 1e-12)
         kept += [pair for pair, yes in zip(part, alike, strict=True) if yes]
     return kept
+
+
+def _usual(centred: npt.NDArray[np.float32]) -> float:
+    """The cosine similarity that one in a thousand random pairs of rows reaches; -1 where there are few rows."""
+    if len(centred) < _FEW_ROWS:
+        return -1.0
+    one, other = np.random.Generator(np.random.PCG64(0)).integers(0, len(centred), (2, _SAMPLE))
+    one, other = one[one != other], other[one != other]
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    return float(np.quantile(np.einsum("ij,ij->i", unit[one], unit[other]), 0.999))
 
 
 def joined(*parts: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
