@@ -42,7 +42,7 @@ def insights(
     told |= trusted
     if seen is not None and chosen.plan.start == "pretrained":
         told |= _what_would_help(
-            bench, chosen, seen, settings=settings, clock=clock, thorough=outcome is not None
+            bench, chosen, seen, settings=settings, clock=clock, thorough=outcome is not None and clock.left > 0
         )  # fmt: skip
     told["near_duplicates"] = near_facts(bench.facts, test=_twins(bench, chosen))
     if chosen.interpolation is not None:

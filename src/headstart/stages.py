@@ -5,6 +5,7 @@ A Bench holds what all candidates of a run share: the same audited, sealed data,
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -70,6 +71,7 @@ class Bench:
     notes: list[str] = field(default_factory=list)
     runners: Runners = field(default_factory=Runners)
     cuttings: dict[int, tuple[Cutting | None, str]] = field(default_factory=dict)
+    speed: float = math.inf  # items that its source embeds a second, where that was measured
     trial: bool = False  # nobody asks for answers on the training items, and nothing is kept on disk
     _features: dict[tuple[str, View], tuple[dict[str, int], np.ndarray]] = field(default_factory=dict)
 
@@ -143,7 +145,7 @@ class Bench:
 
     def with_source(self, source: Source) -> Bench:
         """The same data with another source; what was counted and timed is shared."""
-        return replace(self, source=source, runners=Runners(), cuttings={}, _features={})
+        return replace(self, source=source, runners=Runners(), cuttings={}, speed=math.inf, _features={})
 
     def _embed(self, items: Sequence[Item], pooling: str, view: View, expected: int) -> np.ndarray:
         how = self.how(pooling=pooling, view=view, expected=expected)

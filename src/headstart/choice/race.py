@@ -29,6 +29,7 @@ from headstart.transfer.budget import Clock
 from headstart.transfer.groups import freeze
 from headstart.transfer.heads import fit_head
 from headstart.transfer.net import TransferNet
+from headstart.transfer.strategy import FEW_FOR_VIEWS, MOST_VIEWS
 from headstart.transfer.surgery import ITEMS, gradient_ratios, lowest_asked
 
 __all__ = ["Decision", "choose_entry", "race"]
@@ -38,6 +39,8 @@ _FEW_ERRORS = 5  # so few items that the best probe has wrong leave no room to s
 _TRIED = 2  # fine-tunings that go on after the trials
 _TRIAL_SHARE, _FINAL_FACTOR = 0.15, 1.25  # of the time left for one trial; the final training has more items
 _MANY_FOR_MLP = 4_000
+_FITS = 4  # fits of a head, searches included, that follow the race
+_PASSES = 3  # an epoch of all layers takes so many forward passes
 _QUICKER = 0.4  # training is quicker than the plain passes that the gradients are measured with
 _LEVEL = 0.05
 
@@ -83,7 +86,7 @@ class _Race:
         self.arena = Arena.of(benches[0])
         self.entrants: list[Entrant] = []
         self.stopped: list[str] = []
-        self.full_epoch = self.longest = 0.0  # seconds of an epoch of all layers, and of the longest trial
+        self.full_epoch = 0.0  # seconds of an epoch of all layers
         self.ratios: dict[str, float] = {}
 
     def run(self) -> Decision:
@@ -94,9 +97,21 @@ class _Race:
             bench = next(iter(self.benches.values()))
             return Decision(bench, self.settings.changed(strategy="frozen"))
         best = self._best()
-        if self._room(best):
-            self._fine_tunings(self.benches[best.source], best)
+        with self.clock.keeping(self._final_seconds(best)):
+            if self._room(best):
+                self._fine_tunings(self.benches[best.source], best)
         return self._decide()
+
+    def _final_seconds(self, best: Entrant) -> float:
+        """What the last fit of a head, its views, its curves and the judgement will take, about."""
+        n, one = len(self.arena.labels), best.seconds / len(best.repeats)
+        return _FITS * one + self._pass_seconds(self.benches[best.source], 2 * n if n <= FEW_FOR_VIEWS else 0)
+
+    def _pass_seconds(self, bench: Bench, n: int) -> float:
+        """What it takes to compute `n` rows below a cut: by the measured speed, else by the time of an epoch."""
+        if math.isinf(bench.speed):
+            return n * self.full_epoch / (_PASSES * max(1, len(self.arena.labels)))
+        return n / bench.speed
 
     # --- probes -----------------------------------------------------------------------------------------------
 
@@ -201,10 +216,11 @@ class _Race:
         """A few epochs on the first fold; whether it was finished."""
         usual = usual_epochs(bench, entrant.settings)
         epochs = max(1, min(usual, math.ceil(usual / 5)))
-        if entrant.strategy != "partial" and self.full_epoch > 0:
-            epochs = int(min(epochs, _TRIAL_SHARE * self.clock.left / self.full_epoch))
-        if not epochs or not self.clock.fits(self.longest):
-            self._stop(f"{entrant.label}: no time to try it (an epoch takes about {self.full_epoch:.0f} s)")
+        while epochs and not self.clock.fits(self._trial_seconds(bench, entrant, epochs), share=_TRIAL_SHARE):
+            epochs -= 1
+        if not epochs:
+            least = self._trial_seconds(bench, entrant, 1)
+            self._stop(f"{entrant.label}: no time to try it (one epoch on a fold would take about {least:.0f} s)")
             return False
         deadline = self.clock.deadline(share=_TRIAL_SHARE)
         self.reporter.say(f"Trying: {entrant.label}, {epochs} epochs on one fold")
@@ -214,10 +230,16 @@ class _Race:
             self._stop(f"{entrant.label}: {error.what}")
             return False
         self.entrants.append(entrant)
-        self.longest = max(self.longest, entrant.fold_seconds)
         if entrant.strategy == "full" and candidate.epoch_seconds:
             self.full_epoch = candidate.epoch_seconds
         return entrant.stopped is None
+
+    def _trial_seconds(self, bench: Bench, entrant: Entrant, epochs: int) -> float:
+        """What a trial will take, about: the rows at its cut, the epochs, and answers on the whole arena."""
+        n = len(self.arena.labels)
+        if entrant.strategy == "partial":
+            return self._pass_seconds(bench, n * (1 + min(epochs, MOST_VIEWS))) + epochs * self.full_epoch / 2
+        return epochs * self.full_epoch + self._pass_seconds(bench, n)
 
     def _near(self, entrant: Entrant, best: Entrant) -> bool:
         """Whether an entrant is not behind the probe by more than one standard error on the items of both."""

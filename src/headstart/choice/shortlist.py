@@ -55,6 +55,8 @@ def shortlist(bench: Bench, clock: Clock) -> Shortlist:
         found.ranking = _ranked(benches, speeds, clock)
     order = [row["source"] for row in found.ranking] or [bench.source.address]
     by_name = {own.source.address: (own, speed) for own, speed in zip(benches, speeds, strict=True)}
+    for own, speed in by_name.values():
+        own.speed = speed
     room = _FOR_FEATURES * clock.left
     for name in order:
         own, speed = by_name[name]

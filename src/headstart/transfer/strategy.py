@@ -16,6 +16,7 @@ from headstart.records import Block, Plan
 from headstart.settings import Settings, bytes_of
 
 __all__ = [
+    "FEW_FOR_VIEWS",
     "MOST_VIEWS",
     "SMALL_PER_CLASS",
     "Situation",
@@ -31,6 +32,9 @@ __all__ = [
 SMALL_PER_CLASS = 1000
 """Under this many training images a class a data set counts as small."""
 
+FEW_FOR_VIEWS = 1_000
+"""Above so many training images a pass costs more than augmented views bring a head on frozen features."""
+
 MOST_VIEWS = 8
 """So many augmented views of a training image are kept at a cut: more bring no more (see docs/training.md)."""
 
@@ -41,7 +45,6 @@ BACKBONE_RATE = {"adamw": 1e-4, "sgd": 2e-3}  # of discriminative, whose head le
 SCRATCH_RATE = {"adamw": 1e-3, "sgd": 5e-2}
 WEIGHT_DECAY = {"adamw": 0.05, "sgd": 5e-4}
 HEAD_FACTOR = 10.0
-_FEW_FOR_VIEWS = 1_000  # above so many training images a pass costs more than augmented views bring
 _FEWEST_STEPS = 100  # so many optimiser steps at least, where few images make short epochs
 
 
@@ -282,7 +285,7 @@ def _views(settings: Settings, n_train: int) -> int:
         return 0
     if settings.views is not None:
         return settings.views
-    return 2 if n_train <= _FEW_FOR_VIEWS else 0
+    return 2 if n_train <= FEW_FOR_VIEWS else 0
 
 
 def _schedule(strategy: str, settings: Settings, epochs: int, n_train: int) -> dict[str, Any]:
