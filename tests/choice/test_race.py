@@ -77,6 +77,14 @@ def test_where_the_time_is_short_a_usable_plan_is_chosen_and_what_was_left_out_i
     assert found.stopped or any(row["stopped"] for row in found.rows)
 
 
+def test_a_trial_whose_rows_alone_would_take_too_long_is_not_begun(split_shapes: Path) -> None:
+    bench = bench_of(split_shapes, cache=False, **QUICK)
+    bench.speed = 1.0  # an item a second: 45 s for one view of the arena
+    found = race([bench], Clock(200.0, now=lambda: 0.0))
+    assert {row["strategy"] for row in found.rows} == {"frozen"}
+    assert sum("no time to try it" in line for line in found.stopped) >= 3
+
+
 def test_a_probe_that_is_nearly_always_right_leaves_no_room_for_fine_tuning(tmp_path: Path) -> None:
     from PIL import Image
 
