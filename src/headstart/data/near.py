@@ -173,7 +173,7 @@ def confirm(
 ) -> list[tuple[str, str]]:
     """The pairs whose features (n, d), in the order of `names`, are alike: cosine similarity after centring.
 
-    It must reach `cosine`, and what one in a thousand random pairs reaches: where a network knows the classes well, two
+    It must reach `cosine`, and what one in a hundred random pairs reaches: where a network knows the classes well, two
     pictures of one class are alike without being twins.
     """
     if not pairs:
@@ -193,13 +193,13 @@ def confirm(
 
 
 def _usual(centred: npt.NDArray[np.float32]) -> float:
-    """The cosine similarity that one in a thousand random pairs of rows reaches; -1 where there are few rows."""
+    """The cosine similarity that one in a hundred random pairs of rows reaches; -1 where there are few rows."""
     if len(centred) < _FEW_ROWS:
         return -1.0
     one, other = np.random.Generator(np.random.PCG64(0)).integers(0, len(centred), (2, _SAMPLE))
     one, other = one[one != other], other[one != other]
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    return float(np.quantile(np.einsum("ij,ij->i", unit[one], unit[other]), 0.999))
+    return float(np.quantile(np.einsum("ij,ij->i", unit[one], unit[other]), 0.99))
 
 
 def joined(*parts: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
