@@ -300,6 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=DATA, choices=DATA)
     parser.add_argument("--parts", nargs="+", default=PARTS[:6], choices=PARTS)
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES, help="of the part fixed")
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--budgets", nargs="+", default=["1m", "3m", "10m"])
     parser.add_argument("--again", action="store_true", help="measure what was measured before")
@@ -310,7 +311,7 @@ def main() -> None:
     for name in options.data:
         if "probe" in options.parts:
             probes(store, name)
-        for strategy in STRATEGIES if "fixed" in options.parts else ():
+        for strategy in options.strategies if "fixed" in options.parts else ():
             if options.again or not store.has(name, strategy):
                 fit(store, name, strategy, "--strategy", strategy, "--source", source(best_source(store, name)))
         for part, mode in (("loop", "frozen"), ("loop-full", "full")):
