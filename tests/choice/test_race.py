@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_entrants import bench_of
 
 from headstart.choice.race import choose_entry, race
 from headstart.records import Dataset
-from headstart.stages import Bench
+from headstart.stages import Bench, make_plan
 from headstart.transfer.budget import Clock
 
 QUICK: dict[str, Any] = {"epochs": 2, "precision": "fp32", "views": 1}
@@ -98,9 +99,40 @@ def test_a_probe_that_is_nearly_always_right_leaves_no_room_for_fine_tuning(tmp_
     assert any("leaves no room" in line for line in found.stopped)
 
 
-def test_each_pair_is_compared_at_five_percent_however_many_run(bench: Bench) -> None:
-    import numpy as np
+def test_a_winner_is_trained_for_its_usual_epochs_where_the_time_allows(bench: Bench) -> None:
+    from headstart.choice.entrants import Entrant
+    from headstart.choice.race import _Race
 
+    settings = bench.settings.changed(strategy="full", head="linear", epochs=None)
+    for seconds, epochs in ((1e6, None), (100.0, 7), (10.0, 4)):
+        run = _Race([bench], Clock(seconds, now=lambda: 0.0), {})
+        shape = (len(run.arena.labels), bench.n_classes)
+        entrant = Entrant(
+            settings, bench.source.address, "full", "linear", "input", np.zeros(shape), "folds", epochs=4,
+            fold_seconds=40.0,
+        )  # fmt: skip
+        usual = make_plan(bench, settings).epochs
+        assert usual > 7
+        assert run._epochs_in_time(entrant) == (epochs or usual)
+
+
+def test_no_further_fold_is_needed_once_chance_is_ruled_out(bench: Bench) -> None:
+    from headstart.choice.entrants import Entrant
+    from headstart.choice.race import _Race
+
+    run = _Race([bench], Clock(None), {})
+    labels, classes = run.arena.labels, bench.n_classes
+    right, wrong = np.eye(classes)[labels], np.eye(classes)[(labels + 1) % classes]
+    few = np.where(np.arange(len(labels))[:, None] < 3, wrong, right)
+
+    def entrant(logits: np.ndarray) -> Entrant:
+        return Entrant(bench.settings, "toy", "full", "linear", "input", logits, "folds")
+
+    assert run._decided(entrant(right), entrant(wrong))
+    assert not run._decided(entrant(right), entrant(few))
+
+
+def test_each_pair_is_compared_at_five_percent_however_many_run(bench: Bench) -> None:
     from headstart.judge.choosing import Entry
 
     rng = np.random.default_rng(0)

@@ -22,6 +22,7 @@ import numpy as np
 from headstart.choice.entrants import Arena, Entrant, probe, rows_of, short, try_fold, usual_epochs
 from headstart.errors import DataError
 from headstart.judge.choosing import Choice, Entry, choose
+from headstart.judge.intervals import mcnemar
 from headstart.records import Plan
 from headstart.settings import Settings
 from headstart.stages import Bench, make_plan
@@ -163,7 +164,7 @@ class _Race:
             self._full_schedule(bench, entrant, rivals=len(alive[:_TRIED]))
         ready = [e for e in alive[:_TRIED] if e.stopped is None and self._near(e, best)]
         if ready:
-            self._more_folds(bench, min(ready, key=self._held_out))
+            self._more_folds(bench, min(ready, key=self._held_out), best)
 
     def _candidates(self, bench: Bench) -> list[Entrant]:
         """The ways of fine-tuning: the top, from the block that the gradients ask for, discriminative, all layers."""
@@ -269,9 +270,11 @@ class _Race:
         deadline = self.clock.deadline(share=1 / (rivals + _FINAL_FACTOR))
         try_fold(bench, self.arena, entrant, number=0, epochs=epochs, deadline=deadline)
 
-    def _more_folds(self, bench: Bench, entrant: Entrant) -> None:
-        """Further folds while they and the final training fit into the time."""
+    def _more_folds(self, bench: Bench, entrant: Entrant, best: Entrant) -> None:
+        """Further folds while they and the final training fit into the time, until chance is ruled out."""
         for number in range(1, len(self.arena.pairs)):
+            if self._decided(entrant, best):
+                return
             if not self.clock.fits(entrant.fold_seconds * (1.1 + _FINAL_FACTOR)):
                 self._stop(f"{entrant.label}: {number} of {len(self.arena.pairs)} folds, no time for more")
                 return
@@ -283,6 +286,18 @@ class _Race:
                 entrant.logits, entrant.stopped = before, None
                 entrant.folds -= 1
                 return
+
+    def _decided(self, entrant: Entrant, best: Entrant) -> bool:
+        """Whether an entrant differs from the probe by more than chance, at a tenth of the level of the choice."""
+        both = entrant.judged & best.judged
+        one, other = (e.entry(self.arena.labels).correct[both] for e in (entrant, best))
+        return mcnemar(one, other) < _LEVEL / 10
+
+    def _epochs_in_time(self, chosen: Entrant) -> int:
+        """As many epochs as it was judged with, and up to its usual ones where the time left allows."""
+        usual = usual_epochs(self.benches[chosen.source], chosen.settings)
+        one = chosen.fold_seconds / max(1, chosen.epochs) * _FINAL_FACTOR
+        return max(chosen.epochs, int(min(usual, 0.9 * self.clock.left / max(1e-9, one))))
 
     # --- the choice -----------------------------------------------------------------------------------------------
 
@@ -301,7 +316,7 @@ class _Race:
         chosen = self.entrants[ready[choice.chosen]]
         settings = chosen.settings
         if chosen.strategy != "frozen":
-            settings = settings.changed(epochs=chosen.epochs)
+            settings = settings.changed(epochs=self._epochs_in_time(chosen))
         self.reporter.say(choice.sentence)
         return Decision(
             self.benches[chosen.source], settings, rows_of(self.entrants, labels, p, self.entrants.index(chosen)),
