@@ -29,7 +29,16 @@ from headstart.transfer.interrupt import Stop
 from headstart.transfer.rank import rank, stratified
 from headstart.transfer.similarity import probe, similarity
 
-__all__ = ["ITEMS", "advise", "local_sources", "measured_similarity", "part_of", "rank_sources", "rows_of"]
+__all__ = [
+    "ITEMS",
+    "advice_for",
+    "advise",
+    "local_sources",
+    "measured_similarity",
+    "part_of",
+    "rank_sources",
+    "rows_of",
+]
 
 ITEMS = 2_000
 """So many training items are looked at, the classes in proportion."""
@@ -102,14 +111,20 @@ def advise(data: Any, *, settings: Settings, reporter: Reporter, items: int = IT
             f"advice is for one source, not for {len(named)}", remedy="headstart sources DATA says which fits best."
         )
     bench = prepare(data, settings=settings, reporter=reporter, stop=Stop())
-    found = advice(
+    found = advice_for(bench, items=items)
+    seconds = round(time.perf_counter() - started, 3)
+    return {"data": bench.dataset.path, "source": bench.source.address, "seconds": seconds, "advice": found}
+
+
+def advice_for(bench: Bench, *, items: int = ITEMS) -> dict[str, Any]:
+    """`transfer.advice.advice` for the data and the source of a bench, its similarity measured on so many items."""
+    idle = idle_blocks(bench.source, "native")
+    return advice(
         len(bench.samples("train").items),
         bench.n_classes,
         similarity=measured_similarity(bench, items=items),
-        blocks=tuple(block for block in bench.source.blocks if block not in idle_blocks(bench.source, "native")),
+        blocks=tuple(block for block in bench.source.blocks if block not in idle),
     )
-    seconds = round(time.perf_counter() - started, 3)
-    return {"data": bench.dataset.path, "source": bench.source.address, "seconds": seconds, "advice": found}
 
 
 def measured_similarity(bench: Bench, *, items: int = ITEMS) -> dict[str, Any]:

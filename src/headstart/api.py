@@ -245,17 +245,15 @@ def _train_and_write(
     from headstart.insight import insights
     from headstart.stages import train_candidate
 
-    outcome = None
+    outcome, extra = None, None
     if not plans:
         outcome = decide(bench, clock, folder=folder)
         bench = outcome.bench
         plans = [(outcome.plan(), outcome.settings)]
+    elif _trains_scratch(job):
+        *plans, extra = plans
     with clock.keeping(outcome.for_scratch if outcome else 0.0), bench.stop.until(clock.deadline()):
-        raced = [
-            train_candidate(bench, plan, settings=own, folder=_place(job, folder, plan))
-            for plan, own in (plans[:-1] if _trains_scratch(job) and outcome is None else plans)
-        ]
-    extra = plans[-1] if _trains_scratch(job) and outcome is None else None
+        raced = [train_candidate(bench, plan, settings=own, folder=_place(job, folder, plan)) for plan, own in plans]
     if outcome is not None:
         extra = baseline_plan(bench, outcome, clock)
     baseline = None
@@ -267,7 +265,7 @@ def _train_and_write(
         chosen, race = _choose(bench, raced) if job.verb == "compare" else (raced[0], [])
         if baseline is None and len(raced) > 1:
             baseline = next((c for c in raced if c.plan.strategy == "scratch"), None)
-        own = next(own for (_, own), candidate in zip(plans, raced, strict=False) if candidate is chosen)
+        own = next(own for (_, own), candidate in zip(plans, raced, strict=True) if candidate is chosen)
         chosen, told = insights(bench, chosen, settings=own, outcome=outcome, clock=clock)
         command = recording.command(job.verb, bench, job.strategies)
         written = recording.run_record(bench, chosen, baseline=baseline, race=race, command=command) | told

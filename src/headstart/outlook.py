@@ -29,12 +29,13 @@ _STEADY = 0.15  # smaller parts are left out where a class would have less than 
 
 @dataclass(frozen=True, slots=True)
 class OutOfFold:
-    """Items that choices may see, their classes, and what heads that did not see them answer: logits (n, classes).
+    """Items of `splits`, their classes, and what heads that did not see them answer: logits (n, classes).
 
     `head` and `chosen` are the kind and the hyper-parameters of those heads; `own` says whether they are those of the
     chosen plan, else they stand on the frozen features of its source.
     """
 
+    splits: tuple[str, ...]
     items: tuple[Item, ...]
     labels: np.ndarray
     logits: np.ndarray
@@ -62,7 +63,7 @@ def out_of_fold(bench: Bench, chosen: Candidate, settings: Settings) -> OutOfFol
             )  # fmt: skip
     if head.oof is None:
         return None
-    return OutOfFold(found.items, found.labels, head.oof[: len(found.labels)], head.kind, head.chosen, own)
+    return OutOfFold(splits, found.items, found.labels, head.oof[: len(found.labels)], head.kind, head.chosen, own)
 
 
 def forecast(
@@ -91,8 +92,8 @@ def forecast(
 
 def _points(bench: Bench, chosen: Candidate, found: OutOfFold, settings: Settings) -> list[Point]:
     """Accuracies on the held-out part of each fold after training on growing parts of the rest."""
-    splits = ("train", "val") if len(found.items) > len(bench.samples("train").items) else ("train",)
-    X, y, groups = bench.features(chosen.plan.pooling, *splits), found.labels, groups_of(bench, *splits)
+    X, y = bench.features(chosen.plan.pooling, *found.splits), found.labels
+    groups = groups_of(bench, *found.splits)
     smallest = _STEADY * len(np.unique(y)) / len(y)
     fractions = [fraction for fraction in _FRACTIONS if fraction >= smallest]
     points = []

@@ -34,16 +34,16 @@ def made_trustworthy(
     Both are fitted on answers that did not see the item: out of fold for a head on frozen features, else on the
     validation items. Measured on the judged items.
     """
-    own = found is not None and found.own
-    if found is not None and own:
-        logits, labels = found.logits, found.labels
+    own = found if found is not None and found.own else None
+    if own is not None:
+        logits, labels = own.logits, own.labels
     else:
         logits, labels = chosen.logits["val"], bench.samples("val").labels
     if not len(labels):
         return chosen, {}
     temperature, reject = fit_trust(
         logits, labels, error_rate=settings.error_rate, seed=settings.seed,
-        **(_features(bench, chosen, found, own=own) if settings.error_rate is not None else {}),
+        **(_features(bench, chosen, own) if settings.error_rate is not None else {}),
     )  # fmt: skip
     split = bench.judged_split
     y, before = bench.samples(split).labels, chosen.logits[split]
@@ -64,11 +64,10 @@ def made_trustworthy(
     return chosen, told
 
 
-def _features(bench: Bench, chosen: Candidate, found: OutOfFold | None, *, own: bool) -> dict[str, Any]:
+def _features(bench: Bench, chosen: Candidate, own: OutOfFold | None) -> dict[str, Any]:
     """The features, groups and reference that `fit_trust` asks for."""
-    if found is not None and own:
-        splits = ("train", "val") if len(found.items) > len(bench.samples("train").items) else ("train",)
-        return {"features": bench.features(chosen.plan.pooling, *splits), "groups": groups_of(bench, *splits)}
+    if own is not None:
+        return {"features": bench.features(chosen.plan.pooling, *own.splits), "groups": groups_of(bench, *own.splits)}
     (_, train), (_, val) = _rows(bench, chosen, "train"), _rows(bench, chosen, "val")
     return {"features": val, "groups": groups_of(bench, "val"), "reference": (train, bench.samples("train").labels)}
 

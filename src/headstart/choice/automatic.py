@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart import files
-from headstart.advising import measured_similarity, part_of, rows_of
+from headstart.advising import advice_for, part_of, rows_of
 from headstart.choice.race import race
 from headstart.choice.shortlist import shortlist
 from headstart.errors import RunError, SettingsError
@@ -17,9 +17,7 @@ from headstart.runfolder import read
 from headstart.settings import Settings, of_strategy, seconds_of
 from headstart.sources import addresses
 from headstart.stages import Bench, make_plan
-from headstart.transfer.advice import advice
 from headstart.transfer.budget import Clock
-from headstart.transfer.groups import idle_blocks
 from headstart.transfer.net import TransferNet, fresh_head
 from headstart.transfer.surgery import gradient_ratios
 
@@ -118,13 +116,7 @@ def _advice(bench: Bench, clock: Clock) -> dict[str, Any] | None:
     one = (clock.used - began) / max(1, min(_TIMED_ITEMS, len(items)))
     if not clock.fits(2 * one * len(items), share=_FOR_ADVICE):
         return None
-    blocks = tuple(block for block in bench.source.blocks if block not in idle_blocks(bench.source, "native"))
-    return advice(
-        len(bench.samples("train").items),
-        bench.n_classes,
-        similarity=measured_similarity(bench, items=_ADVISED_ITEMS),
-        blocks=blocks,
-    )
+    return advice_for(bench, items=_ADVISED_ITEMS)
 
 
 def _as_record(outcome: Outcome) -> dict[str, Any]:

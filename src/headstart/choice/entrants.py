@@ -130,7 +130,7 @@ def probe(bench: Bench, arena: Arena, settings: Settings) -> Entrant | None:
         return None
     return Entrant(
         settings, bench.source.address, "frozen", settings.head, "head", rows[0], "probe",
-        trained=sum(int(array.size) for array in head.arrays.values()), folds=len(arena.pairs),
+        trained=head.size, folds=len(arena.pairs),
         seconds=time.perf_counter() - started, chosen=head.chosen, again=rows[1:],
     )  # fmt: skip
 

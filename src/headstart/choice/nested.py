@@ -81,15 +81,11 @@ def _chosen_head(
     if len(usable) < 2:
         return fitted[0]
     entries = [
-        Entrant(settings, "", "frozen", head.kind, "head", head.oof, "probe", trained=_size(head)).entry(y)
+        Entrant(settings, "", "frozen", head.kind, "head", head.oof, "probe", trained=head.size).entry(y)
         for head in usable
         if head.oof is not None
     ]
     return usable[choose_entry(entries).chosen]
-
-
-def _size(head: FittedHead) -> int:
-    return sum(int(array.size) for array in head.arrays.values())
 
 
 def _trained(bench: Bench, arena: Arena, plan: Plan, settings: Settings, clock: Clock) -> CrossValidated:

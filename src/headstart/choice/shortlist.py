@@ -48,27 +48,24 @@ def shortlist(bench: Bench, clock: Clock) -> Shortlist:
     """Open the sources, rank them where there are several, and leave out items that the time has no room for."""
     named, found = addresses(bench.settings.source), Shortlist([])
     benches = [bench, *_opened(bench, named[1:], found, every=bench.settings.source == "all")]
-    speeds = [math.inf] * len(benches)
     if len(benches) > 1 or len(bench.dataset.items) > _FEW:
-        speeds = [_speed(own) for own in benches]
+        for own in benches:
+            own.speed = _speed(own)
     if len(benches) > 1:
-        found.ranking = _ranked(benches, speeds, clock)
+        found.ranking = _ranked(benches, clock)
     order = [row["source"] for row in found.ranking] or [bench.source.address]
-    by_name = {own.source.address: (own, speed) for own, speed in zip(benches, speeds, strict=True)}
-    for own, speed in by_name.values():
-        own.speed = speed
+    by_name = {own.source.address: own for own in benches}
     room = _FOR_FEATURES * clock.left
     for name in order:
-        own, speed = by_name[name]
-        seconds = len(bench.dataset.items) / speed
+        own = by_name[name]
+        seconds = len(bench.dataset.items) / own.speed
         if len(found.benches) < RACED and seconds <= room:
             found.benches.append(own)
             room -= seconds
         elif len(found.benches) < RACED:
             found.stopped.append(f"{short(name)}: the features of all items would take {seconds:.0f} s")
     if not found.benches:  # none fits: the quickest, on as many items as fit
-        own, speed = max(by_name.values(), key=lambda pair: pair[1])
-        found.benches.append(_thinned(own, speed, room, found))
+        found.benches.append(_thinned(max(benches, key=lambda own: own.speed), room, found))
     raced = {own.source.address for own in found.benches}
     for row in found.ranking:
         row["raced"] = row["source"] in raced
@@ -107,11 +104,11 @@ def _drawn(bench: Bench, n: int) -> list[Item]:
     return [learned.items[i] for i in chosen]
 
 
-def _ranked(benches: Sequence[Bench], speeds: Sequence[float], clock: Clock) -> list[dict[str, Any]]:
+def _ranked(benches: Sequence[Bench], clock: Clock) -> list[dict[str, Any]]:
     """Rows {source, logme, h_score, items, seconds}, best first."""
     room = _FOR_RANKING * clock.left / len(benches)
     learned = benches[0].samples("train", "val")
-    slowest = min(speeds)
+    slowest = min(bench.speed for bench in benches)
     n = min(RANKED_ITEMS, len(learned.items), max(_TIMED, int(min(slowest * room, 1e9))))
     chosen = stratified(learned.labels, n, seed=benches[0].settings.seed)
     items, y = [learned.items[i] for i in chosen], learned.labels[chosen]
@@ -125,9 +122,9 @@ def _ranked(benches: Sequence[Bench], speeds: Sequence[float], clock: Clock) -> 
     return [{**row, "seconds": round(seconds[row["source"]], 3), "raced": False} for row in ranked]
 
 
-def _thinned(bench: Bench, speed: float, room: float, found: Shortlist) -> Bench:
+def _thinned(bench: Bench, room: float, found: Shortlist) -> Bench:
     """The bench with as many items as can be embedded in `room` seconds: the test items first, half of it at most."""
-    fitting = int(speed * room)
+    fitting = int(bench.speed * room)
     parts: list[tuple[Item, ...]] = []
     for name in ("test", "val", "train"):
         items = bench.dataset.split(name)

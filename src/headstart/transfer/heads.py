@@ -71,6 +71,11 @@ class FittedHead:
     history: list[dict[str, Any]] = field(default_factory=list)
     search: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def size(self) -> int:
+        """How many numbers stand in its arrays."""
+        return sum(int(array.size) for array in self.arrays.values())
+
     def logits(self, X: Array) -> Array:
         """Logits [n, n_classes] float32 of features [n, d]; their softmax is the probabilities."""
         X = np.asarray(X, dtype=np.float32)
