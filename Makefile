@@ -1,11 +1,13 @@
 # make demo   install into .venv and show a whole run        make test   all tests with coverage
 # make lint   ruff and mypy                                  make docs   write docs/cli.md and docs/errors.md anew
+# make test-long  kills, faults and odd files by the thousand, under an hour (docs/reliability.md)
 # make bench  speed beside other tools, about 50 minutes on free cores (docs/performance.md)
 #
 # PYTHON    the interpreter that makes .venv (3.11 or newer)
 # PIP_ARGS  more words for pip install, for example the index of PyTorch's CPU wheels (docs/install.md)
 # BENCH     what the benchmarks run, for example BENCH="startup --rounds 5"
 # TESTS     what pytest runs, for example TESTS="tests/data -x"
+# LONG_LOG  where make test-long writes its figures
 # JOBS      how many processes run tests, one thread each
 
 PYTHON ?= python3
@@ -13,12 +15,13 @@ PIP_ARGS ?=
 TESTS ?= tests
 BENCH ?=
 JOBS ?= 2
+LONG_LOG ?= reliability.jsonl
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 COVERAGE := --cov=headstart --cov-report=term:skip-covered --cov-fail-under=90
 
-.PHONY: demo test lint docs bench clean help
+.PHONY: demo test test-long lint docs bench clean help
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -28,6 +31,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(COVERAGE) $(TESTS)
+
+test-long: $(VENV)/.dev
+	OMP_NUM_THREADS=1 HEADSTART_LONG_LOG=$(LONG_LOG) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m long --timeout 3600 \
+	  tests/reliability
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

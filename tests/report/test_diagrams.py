@@ -5,7 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headstart.report import diagrams
@@ -161,6 +161,7 @@ def test_dots_stay_inside_whatever_the_numbers(rows: list[tuple[float, float, fl
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(SHARE, min_size=1, max_size=300))
+@example([0.0, 5e-324])  # a span of which half is nothing
 def test_a_strip_of_many_values_does_not_grow_without_bound(values: list[float]) -> None:
     root = ET.fromstring(diagrams.strip(values, mean=None, **FACTS))
     assert len(list(root.iter(f"{TAG}circle"))) == len(values)

@@ -86,7 +86,11 @@ def short(value: float) -> str:
 
 def share(value: float, low: float, high: float) -> float:
     """Where a value lies between two ends: 0 at the low one, 1 at the high one."""
-    return 0.5 if high == low else (value / 2 - low / 2) / (high / 2 - low / 2)  # halves: the span may overflow
+    if high == low:
+        return 0.5
+    if math.isfinite(high - low):
+        return (value - low) / (high - low)
+    return (value / 2 - low / 2) / (high / 2 - low / 2)  # halves: the span itself overflows
 
 
 def written(at: tuple[float, float], text: str, *, style: str = "", anchor: str = "start", tag: str = "") -> str:
