@@ -66,6 +66,15 @@ def test_a_probe_is_judged_out_of_fold_on_every_item(bench: Bench, arena: Arena)
     assert (entry.cost, entry.told) == (0.0, 64 * 3 + 3)
 
 
+def test_logistic_regression_is_the_simplest_then_the_other_linear_heads_then_the_rest(bench: Bench) -> None:
+    def cost(strategy: str, head: str) -> float:
+        return Entrant(bench.settings, "toy", strategy, head, "", np.zeros((1, 3)), "probe", trained=9).cost
+
+    costs = [cost("frozen", head) for head in ("linear", "ridge", "svm", "knn")]
+    assert costs == sorted(set(costs))
+    assert cost("frozen", "knn") == cost("frozen", "mlp") < cost("partial", "linear")
+
+
 def test_a_fine_tuning_is_judged_on_the_held_out_part_of_its_fold(bench: Bench, arena: Arena) -> None:
     one = entrant(bench, arena)
     try_fold(bench, arena, one, number=1, epochs=1, deadline=None)

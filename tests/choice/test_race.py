@@ -86,6 +86,19 @@ def test_a_trial_whose_rows_alone_would_take_too_long_is_not_begun(split_shapes:
     assert sum("no time to try it" in line for line in found.stopped) >= 3
 
 
+def test_the_first_fine_tuning_may_take_more_of_the_time_than_those_after_it(split_shapes: Path) -> None:
+    from headstart.choice.race import _FIRST_SHARE, _TRIAL_SHARE, _Race
+
+    bench = bench_of(split_shapes, cache=False, **QUICK)
+    run = _Race([bench], Clock(1e5), {})
+    first, second = run._candidates(bench)[-2:]
+    run.full_epoch = (_FIRST_SHARE + _TRIAL_SHARE) / 2 * 1e5
+    bench.speed = 1e9
+    assert run._trial(bench, first)
+    assert not run._trial(bench, second)
+    assert "no time to try it" in run.stopped[-1]
+
+
 def test_a_probe_that_is_nearly_always_right_leaves_no_room_for_fine_tuning(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -82,6 +82,15 @@ def test_equal_accuracy_and_cost_are_told_apart_by_log_loss_then_seconds_then_or
     assert choose([sharp, sharp]).chosen == 0
 
 
+def test_a_less_simple_best_of_the_same_size_is_told_without_sizes() -> None:
+    right = answers(50, 1, 2)
+    simple = Entry("logistic", right, entry("", right, 0).loss, 0.0, size=900.0)
+    other = Entry("ridge", answers(50, 1), entry("", answers(50, 1), 0).loss, 0.25, size=900.0)
+    found = choose([simple, other])
+    assert (found.best, found.chosen) == (1, 0)
+    assert found.sentence.endswith("which is within chance, and is less simple.")
+
+
 def test_a_candidate_judged_on_easy_items_alone_gains_nothing_by_them() -> None:
     hard = answers(120, *range(60, 90))  # items below 60 are easy: both know them all
     probe, easy = entry("probe", hard, 1), entry("full", answers(120, 0, 1), 1000, judged=range(60))

@@ -24,6 +24,11 @@ from headstart.transfer.heads import fit_head, fold_pairs
 __all__ = ["Arena", "Entrant", "on_fold", "probe", "rows_of", "short", "try_fold", "usual_epochs"]
 
 
+_ORDER = {
+    "linear": 0.0,
+    "ridge": 0.25,
+    "svm": 0.5,
+}  # all one linear layer, but only the first is fitted as probabilities
 _FEW, _REPEATS = 600, 3  # items up to which probes are judged on several divisions into folds, and how many
 
 
@@ -88,10 +93,8 @@ class Entrant:
 
     @property
     def cost(self) -> float:
-        """How far it is from the simplest plan: one linear layer on frozen features, whatever its source."""
-        if self.strategy != "frozen":
-            return float(self.trained)
-        return 0.0 if self.head in ("linear", "ridge", "svm") else 1.0
+        """How far it is from the simplest plan: logistic regression on frozen features, whatever its source."""
+        return float(self.trained) if self.strategy != "frozen" else _ORDER.get(self.head, 1.0)
 
     def accuracy(self, labels: np.ndarray) -> float:
         """The share of right answers on the items that it was judged on, averaged over the repeats."""

@@ -38,7 +38,8 @@ __all__ = ["Decision", "choose_entry", "race"]
 _PROBES = ("linear", "ridge", "svm", "mlp", "knn")
 _FEW_ERRORS = 5  # so few items that the best probe has wrong leave no room to show a gain
 _TRIED = 2  # fine-tunings that go on after the trials
-_TRIAL_SHARE, _FINAL_FACTOR = 0.15, 1.25  # of the time left for one trial; the final training has more items
+_FIRST_SHARE, _TRIAL_SHARE = 0.3, 0.15  # of the time left for a trial: without the first nothing is known
+_FINAL_FACTOR = 1.25  # the final training has more items than a fold
 _MANY_FOR_MLP = 4_000
 _FITS = 4  # fits of a head, searches included, that follow the race
 _PASSES = 3  # an epoch of all layers takes so many forward passes
@@ -217,13 +218,14 @@ class _Race:
         """A few epochs on the first fold; whether it was finished."""
         usual = usual_epochs(bench, entrant.settings)
         epochs = max(1, min(usual, math.ceil(usual / 5)))
-        while epochs and not self.clock.fits(self._trial_seconds(bench, entrant, epochs), share=_TRIAL_SHARE):
+        share = _TRIAL_SHARE if any(e.strategy != "frozen" for e in self.entrants) else _FIRST_SHARE
+        while epochs and not self.clock.fits(self._trial_seconds(bench, entrant, epochs), share=share):
             epochs -= 1
         if not epochs:
             least = self._trial_seconds(bench, entrant, 1)
             self._stop(f"{entrant.label}: no time to try it (one epoch on a fold would take about {least:.0f} s)")
             return False
-        deadline = self.clock.deadline(share=_TRIAL_SHARE)
+        deadline = self.clock.deadline(share=share)
         self.reporter.say(f"Trying: {entrant.label}, {epochs} epochs on one fold")
         try:
             candidate = try_fold(bench, self.arena, entrant, number=0, epochs=epochs, deadline=deadline)

@@ -178,8 +178,8 @@ def _told(
     reasons = []
     if chosen != best:
         dearer = entries[best].cost > entries[chosen].cost
-        costs = f"{_number(entries[best].told)} {unit} instead of {_number(entries[chosen].told)}"
-        end = f", and costs {costs}" if dearer else ""
+        costs = f"costs {_number(entries[best].told)} {unit} instead of {_number(entries[chosen].told)}"
+        end = f", and {costs if entries[best].told != entries[chosen].told else 'is less simple'}" if dearer else ""
         reasons.append(_compared(entries, duels, best, chosen, noun) + end)
     if simpler:
         reasons.append(
