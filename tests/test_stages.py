@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headstart.advising import _folding
 from headstart.errors import DataError
 from headstart.progress import Silent
 from headstart.settings import Settings
@@ -58,6 +59,8 @@ def test_twins_stand_on_one_side_of_splits_and_folds(tmp_path: Path, seed: int) 
     groups = _search(bench, "train", "val")["groups"]
     learnt = [item.name.partition("-")[0] for item in bench.dataset.items if item.split != "test"]
     assert len(set(groups)) == len(set(learnt)) == len(set(zip(groups, learnt, strict=True)))
+    some = bench.samples("train").items
+    assert _folding(bench, some)["groups"] == _search(bench, "train")["groups"]
 
 
 def test_the_named_column_stands_on_one_side_with_its_twins(tmp_path: Path) -> None:

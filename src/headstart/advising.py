@@ -21,7 +21,7 @@ from headstart.settings import Settings
 from headstart.sources import addresses as open_addresses
 from headstart.sources import list_sources, open_source
 from headstart.sources.base import Source
-from headstart.stages import Bench, prepare
+from headstart.stages import Bench, groups_among, prepare
 from headstart.transfer.advice import advice
 from headstart.transfer.features import Pass, Runners, embed
 from headstart.transfer.groups import idle_blocks
@@ -172,7 +172,6 @@ def _labels(items: Sequence[Item]) -> np.ndarray:
 
 
 def _folding(bench: Bench, items: Sequence[Item]) -> dict[str, Any]:
-    """How items are put into folds: those of one group, or with the same content, stay together."""
-    names = [item.group or bench.facts.hashes[item.name] for item in items]
-    groups = names if len(set(names)) < len(names) else None
-    return {"n_classes": bench.n_classes, "seed": bench.settings.seed, "folds": bench.settings.folds, "groups": groups}
+    """How items are put into folds: those of one group, file or look stay together."""
+    settings, groups = bench.settings, groups_among(bench, items)
+    return {"n_classes": bench.n_classes, "seed": settings.seed, "folds": settings.folds, "groups": groups}

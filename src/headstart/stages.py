@@ -47,7 +47,7 @@ from headstart.transfer.net import TransferNet, fresh_head
 from headstart.transfer.runner import RunnerChoice, check_engine
 from headstart.transfer.steps import Samples
 
-__all__ = ["Bench", "Candidate", "groups_of", "make_plan", "prepare", "train_candidate"]
+__all__ = ["Bench", "Candidate", "groups_among", "groups_of", "make_plan", "prepare", "train_candidate"]
 
 _CENTER = View()
 _SEARCHED = 10_000  # items up to which suspected twins are looked for: beyond, that takes a minute
@@ -367,8 +367,12 @@ def _search(bench: Bench, *splits: str) -> dict[str, Any]:
 
 
 def groups_of(bench: Bench, *splits: str) -> list[str] | None:
+    """`groups_among` all items of some splits."""
+    return groups_among(bench, [item for item in bench.dataset.items if item.split in splits])
+
+
+def groups_among(bench: Bench, items: Sequence[Item]) -> list[str] | None:
     """A key an item, equal for those that share a group, a file or a look; None where every item stands alone."""
-    items = [item for item in bench.dataset.items if item.split in splits]
     names = tied(items, bench.facts.hashes, near=keepable(bench.facts.near_duplicates, items))
     return names if len(set(names)) < len(names) else None
 
