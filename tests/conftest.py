@@ -12,6 +12,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("HEADSTART_SHARED", ROOT.parent / "shared"))
 
 
+_ALWAYS = ("headstart.transfer.tuning._SAVE_SHARE", float("inf"))
+
+
+@pytest.fixture
+def _every_epoch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However short the epochs are beside what a save costs."""
+    monkeypatch.setattr(*_ALWAYS)
+
+
 @pytest.fixture(autouse=True)
 def _private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's own caches, and none reaches a hub."""
@@ -60,5 +69,7 @@ def tuned_run(split_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
     folder = tmp_path_factory.mktemp("runs") / "tuned"
     options = {"strategy": "full", "epochs": 3, "batch_size": 16, "lr": 1e-3}
-    headstart.fit(split_shapes, folder, source="toy", cache=False, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*_ALWAYS)
+        headstart.fit(split_shapes, folder, source="toy", cache=False, **options)
     return folder

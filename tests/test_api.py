@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import headstart
-from headstart import api, cli, runfolder
+from headstart import api, cli, runfolder, running
 from headstart.errors import (
     DataError,
     Interrupted,
@@ -423,6 +423,7 @@ def test_a_run_that_another_process_made_meanwhile_is_not_overwritten(
 # --- baseline and race ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("_every_epoch_is_saved")
 def test_the_scratch_baseline_gives_a_gain_with_its_interval(split_shapes: Path, tmp_path: Path) -> None:
     run = headstart.fit(split_shapes, tmp_path / "run", scratch=True, epochs=1, **FROZEN).run
     own, scratch = run["scores"]["test"], run["baselines"]["scratch"]
@@ -537,8 +538,10 @@ def test_the_choice_is_made_on_validation_even_when_the_test_says_otherwise() ->
         candidate("partial", val=1, test=4, parameters=5),
         candidate("frozen", val=1, test=4, parameters=2),
     ]
-    best, rows = api._choose(bench, runners)
-    assert best.plan.strategy == "frozen"  # of two equals the one that trains less
+    place, rows = running._choose(bench, runners)
+    assert runners[place].plan.strategy == "frozen"  # of two equals the one that trains less
+    runners[2].logits["val"][3] = np.nan  # an item that it could no longer read counts for none of them
+    assert running._choose(bench, runners)[0] == 2
     assert [row["finalist"] for row in rows] == [False, False, True]
     assert rows[1]["p_against_best"] == 1.0
 
@@ -606,6 +609,24 @@ def test_a_signal_while_the_data_are_read_leaves_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_overwrite_that_is_stopped_before_it_began_does_not_say_to_go_on_with_the_old_run(
+    finished: bool, split_shapes: Path, tuned_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headstart import stages
+
+    run = Path(shutil.copytree(tuned_run, tmp_path / "run"))
+    if not finished:
+        (run / "run.json").unlink()
+    before = folder_hash(run)
+    monkeypatch.setattr(stages, "open_source", lambda *_a, **_o: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted) as caught:
+        headstart.fit(split_shapes, run, overwrite=True, **FROZEN)
+    assert caught.value.resume_command == "the same call again"
+    assert folder_hash(run) == before
+
+
+@pytest.mark.usefixtures("_every_epoch_is_saved")
 def test_a_race_goes_on_where_it_stopped(split_shapes: Path, raced: Path, tmp_path: Path) -> None:
     options = {"source": "toy", "epochs": 1, "head": "svm", "backbone_lr": 1e-4, "cache": False}
     names = ["scratch", "frozen", "partial"]
@@ -655,7 +676,7 @@ def test_data_that_changed_meanwhile_are_not_gone_on_with(tmp_path: Path) -> Non
     with pytest.raises(Interrupted):
         headstart.fit(data, tmp_path / "run", reporter=StopsAt(1), **TUNED)
     (data / "train" / "disc" / "000.png").unlink()
-    with pytest.raises(RunError, match="not what the checkpoint was trained with"):
+    with pytest.raises(RunError, match="other data or another source: train/disc has 5 items and had 6 "):
         api.resume(tmp_path / "run")
 
 
@@ -725,7 +746,7 @@ def test_evaluate_without_a_readable_picture_is_a_data_error(frozen_run: Path, t
     for kind in CLASSES:
         (tmp_path / "data" / kind).mkdir(parents=True)
         (tmp_path / "data" / kind / "a.jpg").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="no picture can be read"):
+    with pytest.raises(DataError, match="3 of 3 pictures cannot be read"):
         api.evaluate(frozen_run, tmp_path / "data")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import json
 import os
 import subprocess
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from headstart import files
 from headstart.errors import OutputError
@@ -54,6 +58,68 @@ def test_a_disk_that_fills_up_in_mid_write_keeps_the_old_file(tmp_path: Path) ->
         write_half(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == {"a.bin"}
+
+
+CONTENTS = {"a": b"new a", "b": b"new b", "c": b"new c"}
+
+
+def old_files(folder: Path) -> None:
+    for name in CONTENTS:
+        files.write_bytes(folder / name, b"old")
+
+
+@pytest.mark.parametrize("place", ["os.fsync", "tempfile.mkstemp", "pathlib.Path.chmod", "pathlib.Path.replace"])
+def test_files_written_together_are_all_old_where_the_disk_fails_before_the_first_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    old_files(tmp_path)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, refuse)
+        with pytest.raises(OutputError, match=r"cannot write: .*/a"):
+            files.write_together(tmp_path, CONTENTS)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(CONTENTS, b"old")
+
+
+@pytest.mark.parametrize("renamed", [1, 2])
+def test_files_written_together_can_be_finished_by_a_reader_once_the_first_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int
+) -> None:
+    old_files(tmp_path)
+    real, left = Path.replace, [renamed]
+
+    def some(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt  # the process ends here
+        return real(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", some)
+        with pytest.raises(KeyboardInterrupt):
+            files.write_together(tmp_path, CONTENTS)
+    for name, data in CONTENTS.items():
+        if (tmp_path / name).read_bytes() != data:
+            assert not files.finish(tmp_path / name, files.hash_bytes(b"something else"))
+            assert files.finish(tmp_path / name, files.hash_bytes(data))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == CONTENTS
+
+
+def test_files_written_together_may_be_finished_by_a_reader_before_their_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.replace
+
+    def quicker(self: Path, target: Path) -> Path:
+        real(self, target)  # a reader's
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", quicker)
+    files.write_together(tmp_path, CONTENTS)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == CONTENTS
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -114,6 +180,33 @@ def test_equal_values_give_equal_bytes_and_equal_hashes_in_any_order_of_keys(tmp
     assert files.hash_json({"a": 1}) != files.hash_json({"a": 2})
     (tmp_path / "x").write_bytes(b"x" * 3_000_000)
     assert files.hash_file(tmp_path / "x") == files.hash_bytes(b"x" * 3_000_000)
+
+
+def test_what_killed_writers_left_is_known_by_the_name_of_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "é" * 120 + ".txt"
+    made: list[Path] = []
+    for name in ("a.json", long):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # as a kill leaves it
+            with pytest.raises(KeyboardInterrupt):
+                write_half(tmp_path / name, KeyboardInterrupt())
+        made = list(tmp_path.iterdir())
+    others = [tmp_path / name for name in (".a.json.tmp", "a.json.abcdefgh.tmp", ".b.json.abcdefgh.tmp", ".a.json")]
+    for path in others:
+        path.write_text("mine")
+    assert len(made) == 2
+    assert sorted(files.abandoned(tmp_path, ["a.json", long])) == sorted(made)
+    assert files.abandoned(tmp_path / "none", ["a.json"]) == []
+
+
+def test_folders_are_made_with_their_parents_and_a_file_in_the_way_is_told(tmp_path: Path) -> None:
+    assert files.make_folder(tmp_path / "a" / "b" / "c").is_dir()
+    assert files.make_folder(tmp_path / "a" / "b" / "c").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file/d"):
+        files.make_folder(tmp_path / "file" / "d")
 
 
 def test_lines_are_appended_whole_also_after_a_torn_one(tmp_path: Path) -> None:
@@ -213,3 +306,13 @@ def test_our_own_folder_follows_the_environment(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     assert files.home() == Path.home() / ".cache" / "headstart"
+
+
+@given(
+    st.lists(st.lists(st.text(st.sampled_from("a,;\"'\r\n\t =\u2028"), min_size=1), min_size=2, max_size=3), min_size=1)
+)
+def test_every_cell_of_a_csv_text_is_one_cell_again(rows: list[list[str]]) -> None:
+    text = files.csv_text(rows)
+    assert list(csv.reader(io.StringIO(text, newline=""))) == rows
+    assert text.endswith("\n")
+    assert not text.endswith("\r\n")

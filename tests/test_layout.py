@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "_cli_advice", "_cli_options"),
     ("estimator",),
     ("api",),
+    ("running",),
     (
         "advising",
         "choice",

@@ -11,8 +11,9 @@ from PIL import Image
 from headstart.advising import _folding
 from headstart.errors import DataError
 from headstart.progress import Silent
+from headstart.records import Skipped
 from headstart.settings import Settings
-from headstart.stages import Bench, _search, prepare
+from headstart.stages import Bench, _search, aligned, answered, make_plan, prepare, train_candidate
 from headstart.transfer.interrupt import Stop
 
 
@@ -69,3 +70,37 @@ def test_the_named_column_stands_on_one_side_with_its_twins(tmp_path: Path) -> N
     assert apart(bench, {item.name: str(item.group) for item in bench.dataset.items}) == 0
     with pytest.raises(DataError, match="Did you mean day"):
         benched(tmp_path / "table.csv", group="days")
+
+
+def test_answers_follow_the_items_that_are_left(tmp_path: Path) -> None:
+    bench = benched(written(tmp_path), strategy="frozen")
+    whole = train_candidate(bench, make_plan(bench, bench.settings), settings=bench.settings, folder=None)
+    assert aligned(bench, whole) is whole
+    assert answered(bench, whole) is whole
+    learned = [item.name for item in bench.dataset.items if item.split != "test"]
+    gone = {bench.samples(split).items[1].name for split in ("train", "val", "test")}
+    bench.leave_out([Skipped(name, "no such file") for name in sorted(gone)])
+    left = aligned(bench, whole)
+    for split, rows in left.logits.items():
+        assert len(rows) == len(bench.samples(split).items) == len(whole.logits[split]) - 1
+        assert np.array_equal(rows, np.delete(whole.logits[split], 1, axis=0))
+    assert left.head.oof is not None
+    assert whole.head.oof is not None
+    rows = whole.head.oof[: len(learned)]
+    assert np.array_equal(left.head.oof, rows[[name not in gone for name in learned]])
+    assert len(bench.notes) == 3
+
+
+def test_items_without_an_answer_leave_the_data_with_the_reason(tmp_path: Path) -> None:
+    bench = benched(written(tmp_path), strategy="frozen")
+    found = train_candidate(bench, make_plan(bench, bench.settings), settings=bench.settings, folder=None)
+    lost, back = bench.samples("test").items[:2]
+    (tmp_path / lost.name).unlink()
+    found.logits["test"][:2] = np.nan
+    left = answered(bench, found)
+    assert bench.notes == [
+        f"became unreadable during the run: {lost.name}: no such file",
+        f"became unreadable during the run: {back.name}: it could not be read for a while",
+    ]
+    assert np.array_equal(left.logits["test"], found.logits["test"][2:])
+    assert len(bench.samples("test").items) == len(left.logits["test"])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import inspect
 import sys
 import types
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeGuard, get_args, get_origin
 
 from headstart import errors
 from headstart.cli import app
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS, SOURCE = ROOT / "docs", ROOT / "src" / "headstart"
 MARK = "<!-- Written by tools/make_docs.py (make docs): do not edit by hand. -->"
 
 CLI_HEAD = f"""{MARK}
@@ -45,6 +49,13 @@ ERRORS_HEAD = f"""{MARK}
 Everything that headstart raises on purpose is a `HeadstartError`. A `UserError` is yours to mend: its one line says
 what is wrong, where, and what to do; the command line shows it and ends with exit code 2. In Python its parts are the
 attributes `what`, `where` and `remedy`. Any other exception is a bug: please report it.
+"""
+
+MESSAGES_HEAD = """
+## All messages
+
+Every message that the code can raise, by class and module. What stands in braces is filled in; `…` is text that depends
+on the case. Many name a file too: it follows the message in brackets.
 """
 
 KINDS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
@@ -103,6 +114,128 @@ def cli_page() -> str:
     return "\n".join([CLI_HEAD, *(_verb(name, callback) for name, callback in verbs)]).rstrip() + "\n"
 
 
+# --- every raise in the code ------------------------------------------------------------------------------------------
+
+
+class Message(NamedTuple):
+    """One place where an error is made: its class, its module and line, what it says and the way out it names."""
+
+    kind: str
+    module: str
+    line: int
+    what: str
+    remedy: str
+
+
+class _Reader:
+    """Reads texts out of the code of one module."""
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.constants = {
+            target.id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+
+    def text(self, node: ast.expr, local: Mapping[str, list[ast.expr]]) -> str:
+        """What an expression will say: constant parts as they are, names in braces, `…` for all else."""
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        if isinstance(node, ast.JoinedStr):
+            return "".join(self.text(part, local) for part in node.values)
+        if isinstance(node, ast.FormattedValue):
+            return self.text(node.value, local)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return self.text(node.left, local) + self.text(node.right, local)
+        if isinstance(node, ast.IfExp):
+            return f"{self.text(node.body, local)} / {self.text(node.orelse, local)}"
+        if isinstance(node, ast.Name):
+            known = local.get(node.id) or ([self.constants[node.id]] if node.id in self.constants else [])
+            if known and all(_is_text(one) and not _says(one, node.id) for one in known):
+                return " / ".join(self.text(one, local) for one in known)
+            return f"{{{node.id}}}"
+        if isinstance(node, ast.Attribute):
+            return f"{{{node.attr}}}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "did_you_mean":
+            return "Did you mean …?"
+        return "…"
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.JoinedStr | ast.Constant | ast.IfExp) and not (
+        isinstance(node, ast.Constant) and not isinstance(node.value, str)
+    )
+
+
+def _says(node: ast.expr, name: str) -> bool:
+    return any(isinstance(part, ast.Name) and part.id == name for part in ast.walk(node))
+
+
+def _functions(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every function, the innermost last, and the module itself."""
+    yield tree
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def _assigned(function: ast.AST) -> dict[str, list[ast.expr]]:
+    """The expressions that a function gives to its names."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    found.setdefault(target.id, []).append(node.value)
+    return found
+
+
+@cache
+def messages() -> tuple[Message, ...]:
+    """Every error of ours that the code makes, in the order of class, module and line."""
+    kinds = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
+    found: dict[tuple[str, int, int], Message] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        reader, module = _Reader(tree), path.relative_to(SOURCE).as_posix()
+        for function in _functions(tree):
+            local = _assigned(function) if function is not tree else {}
+            for call in ast.walk(function):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in kinds:
+                    found[module, call.lineno, call.col_offset] = _message(call, reader, local, module)
+                elif _is_contradiction(call, function):
+                    what = reader.text(call.args[0], local)
+                    found[module, call.lineno, call.col_offset] = Message(
+                        "SettingsError", module, call.lineno, what, ""
+                    )
+    return tuple(sorted(found.values(), key=lambda one: (one.kind, one.module, one.line)))
+
+
+def _is_contradiction(call: ast.AST, function: ast.AST) -> TypeGuard[ast.Call]:
+    """Whether settings.py collects a message here, to raise all of them together."""
+    if not (
+        isinstance(function, ast.FunctionDef) and function.name == "_contradictions" and isinstance(call, ast.Call)
+    ):
+        return False
+    return isinstance(call.func, ast.Attribute) and call.func.attr == "append" and _is_text(call.args[0])
+
+
+def _message(call: ast.Call, reader: _Reader, local: Mapping[str, list[ast.expr]], module: str) -> Message:
+    assert isinstance(call.func, ast.Name)
+    words = [reader.text(argument, local) for argument in call.args]
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    remedy = reader.text(given["remedy"], local) if "remedy" in given else ""
+    if call.func.id == "MissingExtraError":
+        package, extra, purpose = words
+        words = [f"{purpose} needs the package {package}, which is not installed"]
+        remedy = f"Install it with: pip install 'headstart[{extra}]'"
+    elif call.func.id == "UnreadableImage":
+        words = [": ".join(words)]
+    elif call.func.id == "Interrupted":
+        words = [f"interrupted; go on with: {words[1]}"]
+    return Message(call.func.id, module, call.lineno, words[0], remedy)
+
+
 def errors_page() -> str:
     """docs/errors.md."""
     tree = (errors.__doc__ or "").split("\n\n", 1)[1].strip("\n")
@@ -111,7 +244,14 @@ def errors_page() -> str:
         for name in errors.__all__
         if isinstance(getattr(errors, name), type)
     ]
-    return "\n".join([ERRORS_HEAD, "```text", tree, "```", "", "| class | meaning |", "| --- | --- |", *rows, ""])
+    parts = [ERRORS_HEAD, "```text", tree, "```", "", "| class | meaning |", "| --- | --- |", *rows, MESSAGES_HEAD]
+    kind = ""
+    for one in messages():
+        if one.kind != kind:
+            kind = one.kind
+            parts += ["", f"### {kind}", "", "| message | what to do | module |", "| --- | --- | --- |"]
+        parts.append(f"| {_cell(one.what)} | {_cell(one.remedy)} | {one.module.removesuffix('.py')} |")
+    return "\n".join(parts) + "\n"
 
 
 def pages() -> dict[Path, str]:

@@ -78,7 +78,10 @@ def rank_sources(
         size = sum(parameter.numel() for parameter in source.network.parameters())
         facts[address] = {"parameters": size, "seconds": time.perf_counter() - started}
     if not features:
-        raise SourceError("no source can be ranked" + "".join(f"; {row['source']}: {row['error']}" for row in failed))
+        raise SourceError(
+            "no source can be ranked" + "".join(f"; {row['source']}: {row['error']}" for row in failed),
+            remedy="Name others with --source.",
+        )
     return [*_ranked(bench, part, features, facts), *failed]
 
 
@@ -153,7 +156,11 @@ def rows_of(bench: Bench, source: Source, items: Sequence[Item]) -> np.ndarray:
     """
     if source.card.input_size[0] != 3:
         channels = source.card.input_size[0]
-        raise SourceError(f"takes {channels} channels, and pictures have 3", where=source.address)
+        raise SourceError(
+            f"takes {channels} channels, and pictures have 3",
+            where=source.address,
+            remedy="Choose a source that takes 3.",
+        )
     mine = source is bench.source
     how = bench.how(pooling=bench.settings.pooling) if mine else _other(bench)
     found = embed(

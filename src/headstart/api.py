@@ -5,26 +5,19 @@ Every option of a run is a keyword here, a flag of the command and a key of the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart import files, runfolder
-from headstart.errors import DataError, Interrupted, OutputError, RunError, SettingsError, did_you_mean
+from headstart.errors import OutputError, RunError, SettingsError, did_you_mean
 from headstart.progress import Reporter, Silent
-from headstart.records import SCHEMA
-from headstart.settings import STRATEGIES, Settings, of_strategy
+from headstart.running import Job, RunResult, carry_out
+from headstart.settings import STRATEGIES, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from headstart.records import Plan
-    from headstart.ship.model import Model
-    from headstart.stages import Bench, Candidate
-    from headstart.transfer.budget import Clock
-    from headstart.transfer.interrupt import Stop
 
 __all__ = [
     "RunResult",
@@ -43,17 +36,6 @@ __all__ = [
     "sources",
     "subset",
 ]
-
-_STAGES = ("source", "audit", "features", "train", "judge")
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """A finished run: its folder (None when nothing was written), run.json as a dict, and the Model."""
-
-    folder: Path | None
-    run: dict[str, Any]
-    model: Model
 
 
 # --- training -------------------------------------------------------------------------------------------------
@@ -82,7 +64,7 @@ def fit(
     cannot be used, and Interrupted on Ctrl-C or SIGTERM.
     """
     wanted = (settings or Settings()).changed(**options)
-    return _run(_Job("fit", data, wanted), out, reporter=reporter, overwrite=overwrite)
+    return carry_out(Job("fit", data, wanted), out, reporter=reporter, overwrite=overwrite)
 
 
 def compare(
@@ -114,7 +96,7 @@ def compare(
     for name in names:
         if name not in STRATEGIES:
             raise SettingsError(f"unknown strategy {name!r}", remedy=did_you_mean(name, list(STRATEGIES)))
-    return _run(_Job("compare", data, wanted, names), out, reporter=reporter, overwrite=overwrite)
+    return carry_out(Job("compare", data, wanted, names), out, reporter=reporter, overwrite=overwrite)
 
 
 def resume(run: str | Path, *, reporter: Reporter | None = None) -> RunResult:
@@ -128,7 +110,10 @@ def resume(run: str | Path, *, reporter: Reporter | None = None) -> RunResult:
     """
     folder = Path(run).expanduser()
     if not (folder / "settings.json").is_file():
-        raise RunError("no run was started here", where=folder, remedy="Give the --out folder of `headstart fit`.")
+        remedy = "Give the --out folder of `headstart fit`."
+        if folder.is_dir() and not runfolder.content(folder):  # stopped before it had begun
+            remedy = "Give the `headstart fit` command again."
+        raise RunError("no run was started here", where=folder, remedy=remedy)
     if (folder / "run.json").is_file():
         from headstart.ship.model import load
 
@@ -143,156 +128,15 @@ def resume(run: str | Path, *, reporter: Reporter | None = None) -> RunResult:
         )
     base, options = Path(started["directory"]), dict(started["settings"])
     options.update({name: runfolder.anchored(options[name], base) for name in ("source", "weights")})
-    job = _Job(
+    job = Job(
         started["verb"],
         runfolder.anchored(started["data"], base),
         Settings.of(**options),
         tuple(started["strategies"]),
         True,
+        started["begun"],
     )
-    return _run(job, folder, reporter=reporter)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What to do: one strategy (fit) or several (compare), anew or going on."""
-
-    verb: str
-    data: Any
-    settings: Settings
-    strategies: tuple[str, ...] = ()
-    going_on: bool = False
-
-    @property
-    def started(self) -> dict[str, Any]:
-        """settings.json: what `resume` needs to know."""
-        path = str(self.data) if isinstance(self.data, (str, Path)) else None
-        return {
-            "schema": SCHEMA, "verb": self.verb, "data": path, "directory": str(Path.cwd()),
-            "strategies": self.strategies, "settings": asdict(self.settings),
-        }  # fmt: skip
-
-
-def _run(job: _Job, out: str | Path | None, *, reporter: Reporter | None, overwrite: bool = False) -> RunResult:
-    """Prepare, open the run folder, train, judge, write."""
-    from headstart.sources._importing import uncollected
-
-    with uncollected():
-        from headstart.choice.automatic import clock_for, is_automatic
-        from headstart.stages import prepare
-        from headstart.transfer.interrupt import listening
-
-    folder = Path(out).expanduser() if out is not None else None
-    if folder is not None and not job.going_on:
-        runfolder.check(folder, overwrite=overwrite, data=job.data)
-    alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    automatic = is_automatic(job.settings, verb=job.verb, alone=alone)
-    clock = clock_for(job.settings, automatic=automatic)
-    with listening() as stop:
-        try:
-            bench = prepare(job.data, settings=job.settings, reporter=reporter or Silent(), stop=stop)
-            plans = [] if automatic else _plans(bench, job)
-            with runfolder.hold(
-                folder if bench.main else None, job.started, overwrite=overwrite, going_on=job.going_on
-            ):
-                return _train_and_write(job, bench, plans, folder=folder, clock=clock)
-        except (KeyboardInterrupt, Interrupted) as error:
-            raise _interrupted(error, stop, folder) from None
-
-
-def _interrupted(error: BaseException, stop: Stop, folder: Path | None) -> Interrupted:
-    """The error to raise, with the command that goes on where there is one."""
-    import shlex
-
-    code = stop.code or (error.exit_code if isinstance(error, Interrupted) else 130)
-    known = folder is not None and (folder / "settings.json").is_file() and not (folder / "run.json").is_file()
-    if known and runfolder.read(Path(str(folder)) / "settings.json")["data"] is not None:
-        return Interrupted(code, f"headstart resume {shlex.quote(str(folder))}")
-    return Interrupted(code, "the same call again")
-
-
-def _plans(bench: Bench, job: _Job) -> list[tuple[Plan, Settings]]:
-    """A Plan for each candidate, with the settings that made it; raises what cannot work while nothing is written."""
-    from headstart.stages import make_plan
-
-    wanted = [job.settings]
-    if job.strategies:
-        wanted = [of_strategy(job.settings, name) for name in job.strategies]
-    if _trains_scratch(job):
-        wanted.append(of_strategy(job.settings, "scratch"))
-    plans = [(make_plan(bench, own), own) for own in wanted]
-    if any(plan.epochs for plan, _ in plans) and not bench.samples("val").items:
-        raise DataError(
-            "there is nothing to choose the epoch on: the training set is too small to hold back a validation part",
-            where=bench.dataset.path,
-            remedy="Add images, or use --strategy frozen without --scratch.",
-        )
-    return plans
-
-
-def _trains_scratch(job: _Job) -> bool:
-    """Whether the baseline from random weights is asked for and not raced or trained anyway."""
-    own = job.strategies or (job.settings.strategy,)
-    return job.settings.scratch is True and "scratch" not in own
-
-
-def _train_and_write(
-    job: _Job, bench: Bench, plans: list[tuple[Plan, Settings]], *, folder: Path | None, clock: Clock
-) -> RunResult:
-    """Train all plans, choose, judge, and write run.json last. Without plans the race makes one."""
-    from headstart import record as recording
-    from headstart.choice.automatic import baseline_plan, decide
-    from headstart.insight import insights
-    from headstart.stages import train_candidate
-
-    outcome, extra = None, None
-    if not plans:
-        outcome = decide(bench, clock, folder=folder)
-        bench = outcome.bench
-        plans = [(outcome.plan(), outcome.settings)]
-    elif _trains_scratch(job):
-        *plans, extra = plans
-    with clock.keeping(outcome.for_scratch if outcome else 0.0), bench.stop.until(clock.deadline()):
-        raced = [train_candidate(bench, plan, settings=own, folder=_place(job, folder, plan)) for plan, own in plans]
-    if outcome is not None:
-        extra = baseline_plan(bench, outcome, clock)
-    baseline = None
-    if extra is not None:
-        place = folder / "scratch" if folder is not None else None
-        with bench.stop.until(clock.deadline()):
-            baseline = train_candidate(bench, extra[0], settings=extra[1], folder=place)
-    with bench.timed("judge"):
-        chosen, race = _choose(bench, raced) if job.verb == "compare" else (raced[0], [])
-        if baseline is None and len(raced) > 1:
-            baseline = next((c for c in raced if c.plan.strategy == "scratch"), None)
-        own = next(own for (_, own), candidate in zip(plans, raced, strict=True) if candidate is chosen)
-        chosen, told = insights(bench, chosen, settings=own, outcome=outcome, clock=clock)
-        command = recording.command(job.verb, bench, job.strategies)
-        written = recording.run_record(bench, chosen, baseline=baseline, race=race, command=command) | told
-    seconds = {**dict.fromkeys(_STAGES, 0.0), **bench.seconds, "total": clock.used}
-    written["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    if folder is not None and bench.main:
-        with bench.reporter.stage("Writing the report"):
-            recording.write_run(folder, bench, chosen, written)
-    return RunResult(folder, written, recording.build_model(bench, chosen, written))
-
-
-def _place(job: _Job, folder: Path | None, plan: Plan) -> Path | None:
-    """Where a candidate keeps its checkpoints."""
-    return folder / "strategies" / plan.strategy if job.verb == "compare" and folder is not None else folder
-
-
-def _choose(bench: Bench, candidates: list[Candidate]) -> tuple[Candidate, list[dict[str, Any]]]:
-    """The candidate with the best validation accuracy; of equals the one with fewer trained parameters."""
-    from headstart.record import race_rows
-
-    def rank(candidate: Candidate) -> tuple[float, int]:
-        labels = bench.samples("val").labels
-        right = float((candidate.logits["val"].argmax(1) == labels).mean()) if len(labels) else 0.0
-        return -right, candidate.trained_parameters
-
-    best = min(candidates, key=rank)
-    return best, race_rows(bench, candidates, best)
+    return carry_out(job, folder, reporter=reporter)
 
 
 # --- looking at data ----------------------------------------------------------------------------------------------
@@ -430,11 +274,11 @@ def demo(out: str | Path, *, reporter: Reporter | None = None) -> RunResult:
 
     Writes the data into `out`/data and the run into `out`/run. Raises OutputError when something else stands in `out`.
     """
-    from headstart.demo import write_digits
+    from headstart.demo import is_digits, write_digits
 
     folder = Path(out).expanduser()
     runfolder.check(folder / "run", overwrite=True)
-    if folder.is_dir() and runfolder.content(folder) - ({"data", "run"} if (folder / "run").is_dir() else set()):
+    if folder.is_dir() and not (runfolder.content(folder) <= {"data", "run"} and is_digits(folder / "data")):
         raise OutputError("the folder is not empty and no demo", where=folder, remedy="Choose another --out.")
     data = write_digits(folder / "data")
     return fit(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,10 +99,11 @@ def _code(error: BaseException) -> int:
         return 141
     if isinstance(error, KeyboardInterrupt | _Terminated):
         return _told("interrupted", 130 if isinstance(error, KeyboardInterrupt) else 143)
-    outside = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-    if isinstance(error, OSError) and error.errno in outside:
+    outside = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+    if isinstance(error, OSError) and error.errno in (*outside, errno.EMFILE, errno.ENFILE):
         place = f" [{error.filename}]" if error.filename is not None else ""
-        return _told(f"error: {error.strerror}{place}. Free some space or choose another place", 2)
+        remedy = "Free some space or choose another place" if error.errno in outside else "Try: ulimit -n 1024"
+        return _told(f"error: {error.strerror}{place}. {remedy}", 2)
     return _bug(error)
 
 
@@ -124,16 +126,38 @@ def _verb(function: Callable[..., Any]) -> Callable[..., Any]:
 # --- helpers -----------------------------------------------------------------------------------------------
 
 
-def _numbered(name: str) -> Path:
-    """The first of headstart-runs/NAME-1, NAME-2 … that does not exist."""
-    n, parent = 1, Path("headstart-runs")
-    while (parent / f"{name}-{n}").exists():
-        n += 1
-    return parent / f"{name}-{n}"
+@contextmanager
+def _run_folder(out: Path | None, name: str) -> Iterator[Path]:
+    """`out`, else the first of headstart-runs/NAME-1, NAME-2 … that does not exist, made so that no other run takes it.
+
+    Where nothing is written in it, it is removed again.
+    """
+    if out is not None:
+        yield out
+        return
+    from headstart import files, runfolder
+
+    n, parent = 1, files.make_folder("headstart-runs")
+    while True:
+        folder = parent / f"{name}-{n}"
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            n += 1
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            if not runfolder.content(folder):
+                (folder / ".lock").unlink(missing_ok=True)
+                folder.rmdir()
+        with suppress(OSError):  # other runs stand there
+            parent.rmdir()
 
 
-def _run_folder(out: Path | None, data: str) -> Path:
-    return out if out is not None else _numbered(Path(data).resolve().stem or "data")
+def _name_of(data: str) -> str:
+    return Path(data).resolve().stem or "data"
 
 
 def _write_picture(picture: Any, place: Path) -> None:
@@ -234,8 +258,8 @@ def fit(
 ) -> None:
     """Train and judge one classifier; writes a run folder with report, predictions and model."""
     settings, extra = settings_of(options), {"overwrite": True} if overwrite else {}
-    folder = _run_folder(out, data)
-    result = api().fit(data, folder, settings=settings, reporter=reporter_for(quiet=quiet), **extra)
+    with _run_folder(out, _name_of(data)) as folder:
+        result = api().fit(data, folder, settings=settings, reporter=reporter_for(quiet=quiet), **extra)
     _finish(result, as_json=as_json, quiet=quiet)
 
 
@@ -256,9 +280,9 @@ def compare(
 ) -> None:
     """Race several strategies on the same splits; writes a run folder with the best one's model."""
     settings, extra = settings_of(options), {"overwrite": True} if overwrite else {}
-    names, folder = strategies_of(strategies), _run_folder(out, data)
-    reporter = reporter_for(quiet=quiet)
-    result = api().compare(data, folder, strategies=names, settings=settings, reporter=reporter, **extra)
+    names, reporter = strategies_of(strategies), reporter_for(quiet=quiet)
+    with _run_folder(out, _name_of(data)) as folder:
+        result = api().compare(data, folder, strategies=names, settings=settings, reporter=reporter, **extra)
     _finish(result, as_json=as_json, quiet=quiet)
 
 
@@ -315,7 +339,9 @@ def predict(
     else:
         console.predictions(answers)
     if answers and all("error" in answer for answer in answers):
-        raise DataError(f"none of the {len(answers)} files could be read")
+        raise DataError(
+            f"none of the {len(answers)} files could be read", remedy="Their reasons stand beside their names."
+        )
 
 
 @app.command()
@@ -351,8 +377,9 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Show a whole run in a minute, on drawn pictures and a tiny network that is shipped: nothing is downloaded."""
-    folder = out if out is not None else _numbered("demo")
-    _finish(api().demo(folder, reporter=reporter_for(quiet=quiet)), as_json=as_json, quiet=quiet)
+    with _run_folder(out, "demo") as folder:
+        result = api().demo(folder, reporter=reporter_for(quiet=quiet))
+    _finish(result, as_json=as_json, quiet=quiet)
 
 
 @app.command()
@@ -433,6 +460,9 @@ def _usage(error: Any) -> str:
 
 def main() -> None:
     """The console script."""
+    import warnings
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what is wrong with a picture is in the audit
     code = run()
     if os.environ.get("WORLD_SIZE", "1") == "1":
         _end(code)

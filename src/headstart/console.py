@@ -315,6 +315,9 @@ def scores(measured: Mapping[str, Any]) -> None:
     """Write the scores of one split: the measures with their interval, then a row for each class."""
     span = _between(measured.get("accuracy_interval"))
     write(f"{'items':18} {measured['n']}")
+    if skipped := measured.get("skipped") or []:
+        first = safe(f"{skipped[0]['file']}: {skipped[0]['reason']}")
+        write(f"{'skipped':18} {len(skipped)}, such as {first}")
     if measured.get("seen"):
         write(f"{'attention':18} {_seen(measured)}")
     write(f"{'accuracy':18} {percent(measured['accuracy'])}  (95 % interval {span})")
@@ -373,18 +376,15 @@ def predictions(answers: Sequence[Mapping[str, Any]]) -> None:
 
 def predictions_csv(answers: Sequence[Mapping[str, Any]]) -> None:
     """Write CSV: file, label, probability, error, then a column p:CLASS for each class."""
-    import csv
-    import io
+    from headstart.files import csv_text
 
     classes = list(dict.fromkeys(name for answer in answers for name in answer.get("probabilities") or {}))
-    text = io.StringIO()
-    sheet = csv.writer(text, lineterminator="\n")
-    sheet.writerow(["file", "label", "probability", "error", *(f"p:{name}" for name in classes)])
+    rows = [["file", "label", "probability", "error", *(f"p:{name}" for name in classes)]]
     for answer in answers:
         shares = answer.get("probabilities") or {}
         first = [answer.get(key, "") for key in ("file", "label", "probability", "error")]
-        sheet.writerow([*first, *(shares.get(name, "") for name in classes)])
-    sys.stdout.write(text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8"))
+        rows.append([*first, *(shares.get(name, "") for name in classes)])
+    sys.stdout.write(csv_text(rows).encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def sources(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 
 from headstart import files
 
-__all__ = ["write_digits"]
+__all__ = ["is_digits", "write_digits"]
 
 _TRAIN_PER_CLASS = 5
 _SIDE = 32
+_OURS = re.compile(r"(train|test)/\d/(\d{4}\.png|\.\d{4}\.png\.\w+\.tmp)")
 
 
 def write_digits(folder: Path, *, classes: tuple[int, ...] = (5, 6, 7, 8, 9), seed: int = 0) -> Path:
@@ -34,6 +36,11 @@ def write_digits(folder: Path, *, classes: tuple[int, ...] = (5, 6, 7, 8, 9), se
             picture = _askew(digits.images[number], np.random.default_rng((seed, int(number))))
             files.write_bytes(folder / split / str(digit) / f"{number:04d}.png", picture)
     return folder
+
+
+def is_digits(folder: Path) -> bool:
+    """Whether nothing but pictures of `write_digits` lies in the folder, all or some of them."""
+    return all(_OURS.fullmatch(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if not p.is_dir())
 
 
 def _askew(image: np.ndarray, rng: np.random.Generator) -> bytes:

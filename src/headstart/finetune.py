@@ -2,7 +2,7 @@
 
 What lies below the cut goes once through the store, for some augmented views of the training images and the centre view
 of all. Where the network cannot be divided there, or the rows find no room, the same views go through the whole network
-in every epoch; that costs time and changes nothing else.
+in every epoch; that costs time and changes nothing but last digits, where kept rows are halves.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ _CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy", "lr")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One trained way of transferring: the network, and its logits (n, classes) on each split."""
+    """One trained way of transferring: the network, and its logits (n, classes) on each split.
+
+    They are those of `items`, which the data set held then; a row of NaN stands for one that could no longer be read.
+    """
 
     plan: Plan
     net: TransferNet
@@ -58,6 +61,7 @@ class Candidate:
     interpolation: dict[str, Any] | None = None
     temperature: float = 1.0  # by which the network's logits are divided; `logits` are, once it is fitted
     reject: Reject | None = None
+    items: tuple[Item, ...] = ()
 
 
 def tuned(bench: Bench, plan: Plan, *, settings: Settings, folder: Path | None, head: nn.Module) -> Candidate:
@@ -91,7 +95,7 @@ def tuned(bench: Bench, plan: Plan, *, settings: Settings, folder: Path | None, 
         trainer.fit(train, val, task=task, weights=weights)
         mixed = interpolate(trainer, start, val) if start is not None else None
         splits = ("val", "test") if bench.trial else ("train", "val", "test")
-        logits = {name: _answers(bench, trainer, name) for name in splits}
+        logits = {name: trainer.predict(bench.samples(name).items)[0] for name in splits}
         net.to("cpu")
     return _candidate(plan, trainer, frozen, logits, mixed)
 
@@ -118,20 +122,6 @@ def _candidate(
         notes=(*result.notes, f"weights of epoch {result.best_epoch} of {len(result.history) - 1} kept"),
         epoch_seconds=float(np.median([row["seconds"] for row in result.history[1:]] or [0.0])), interpolation=mixed,
     )  # fmt: skip
-
-
-def _answers(bench: Bench, trainer: Trainer, split: str) -> np.ndarray:
-    """Logits (n, classes) of a split; every item must still be there, for all candidates are judged on the same."""
-    items = bench.samples(split).items
-    logits, there = trainer.predict(items)
-    if not there.all():
-        gone = [item.name for item, found in zip(items, there, strict=True) if not found]
-        raise DataError(
-            f"{len(gone)} pictures became unreadable during the run, such as {gone[0]}",
-            where=bench.dataset.path,
-            remedy="Put them back and give `headstart resume`, or start a new run.",
-        )
-    return logits
 
 
 def proof(blocks: list[str], entries: int, before: str, after: str) -> dict[str, Any]:
@@ -172,7 +162,7 @@ def _divided(bench: Bench, index: int) -> tuple[Cutting | None, str]:
 def _feed(bench: Bench, net: TransferNet, plan: Plan, settings: Settings) -> Feed:
     """Batches of what the plan keeps at the cut, else of pictures."""
     views = int(plan.schedule.get("views", 0))
-    pictures = ImageFeed(net, settings, views=views, reporter=bench.reporter)
+    pictures = ImageFeed(net, settings, views=views, hashes=bench.facts.hashes, reporter=bench.reporter)
     if not views:
         return pictures
     cutting: Cutting | None = None

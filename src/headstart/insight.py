@@ -114,4 +114,5 @@ def _repeats(bench: Bench, chosen: Candidate, settings: Settings) -> dict[str, A
 
 
 def _accuracy(candidate: Candidate, labels: np.ndarray) -> float:
-    return float((candidate.logits["test"].argmax(1) == labels).mean())
+    there = np.isfinite(candidate.logits["test"]).all(axis=1)
+    return float((candidate.logits["test"].argmax(1) == labels)[there].mean())

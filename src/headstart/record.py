@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import platform
 import shlex
@@ -15,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from headstart import __version__, files, report
+from headstart import __version__, files, report, runfolder
 from headstart.data import decode
 from headstart.data.facts import data_facts
-from headstart.errors import UnreadableImage
+from headstart.errors import RunError, UnreadableImage
 from headstart.judge import diagnosis, intervals, scoring
 from headstart.judge.label_issues import to_csv
 from headstart.records import SCHEMA, Item, Scores, plain
@@ -28,16 +26,19 @@ from headstart.stages import Bench, Candidate
 
 __all__ = [
     "bare_model",
+    "begun",
     "build_model",
     "command",
     "environment",
     "race_rows",
+    "right_answers",
     "run_record",
     "score_splits",
     "write_run",
 ]
 
 _GALLERY = 24
+_WIDE = 1_000  # classes up to which predictions.csv has a column for each: with more it would be mostly zeros
 
 
 def score_splits(bench: Bench, candidate: Candidate) -> dict[str, Scores]:
@@ -65,9 +66,10 @@ def run_record(
     baselines: dict[str, Any] = {"majority": majority}
     gain = None
     if baseline is not None and bench.judged_split == "test":
-        scratch = scoring.score(test, softmax(baseline.logits["test"]), classes=bench.dataset.classes)
+        there = np.isfinite(baseline.logits["test"]).all(axis=1)
+        scratch = scoring.score(test[there], softmax(baseline.logits["test"][there]), classes=bench.dataset.classes)
         baselines["scratch"] = {**plain(scratch), "epochs": baseline.plan.epochs}
-        right, other = (c.logits["test"].argmax(1) == test for c in (chosen, baseline))
+        right, other = right_answers(bench, (chosen, baseline), "test")
         found = intervals.paired_bootstrap(right, other, seed=bench.settings.seed)
         gain = {"points": 100 * found.value, "interval": [100 * found.low, 100 * found.high]}
     card = bench.source.card
@@ -111,16 +113,22 @@ def run_record(
 
 def race_rows(bench: Bench, candidates: Sequence[Candidate], best: Candidate) -> list[dict[str, Any]]:
     """The strategy table: one row a candidate. `score`, `interval` and `p_against_best` are of the validation items."""
-    labels = bench.samples("val").labels
-    right = [c.logits["val"].argmax(1) == labels for c in candidates] if len(labels) else []
+    right = right_answers(bench, candidates, "val")
     rows = []
     for number, candidate in enumerate(candidates):
         row = _race_row(bench, candidate)
         row["finalist"] = candidate is best
-        if right and candidate is not best:
+        if len(right[number]) and candidate is not best:
             row["p_against_best"] = intervals.mcnemar(right[number], right[candidates.index(best)])
         rows.append(row)
     return rows
+
+
+def right_answers(bench: Bench, candidates: Sequence[Candidate], split: str) -> list[np.ndarray]:
+    """Which answers of each candidate are right, bool (n,), on the items of a split that all of them could read."""
+    tables, labels = [candidate.logits[split] for candidate in candidates], bench.samples(split).labels
+    there = np.all([np.isfinite(table).all(axis=1) for table in tables], axis=0)
+    return [(table.argmax(1) == labels)[there] for table in tables]
 
 
 def _race_row(bench: Bench, candidate: Candidate) -> dict[str, Any]:
@@ -202,6 +210,26 @@ def environment(bench: Bench) -> dict[str, Any]:
     return facts
 
 
+def begun(bench: Bench, before: Mapping[str, Any] | None, *, where: Path | None) -> dict[str, Any]:
+    """What the run is begun with, for settings.json; `before` is what one that goes on was begun with.
+
+    Raises RunError where data or source have changed since, and notes where the machine has.
+    """
+    now = runfolder.begun(bench.dataset, bench.facts, bench.source.card, environment=environment(bench))
+    if before is None:
+        return now
+    if changed := runfolder.changes(before, now):
+        raise RunError(
+            f"the run was begun with other data or another source: {'; '.join(changed)}",
+            where=where,
+            remedy="Put it back as it was, or start a new run with `headstart fit` and another --out.",
+        )
+    pairs = [(name, old, now["environment"].get(name)) for name, old in before["environment"].items()]
+    if unlike := [f"{name} {old}, now {new}" for name, old, new in pairs if new != old]:
+        bench.reporter.note(f"the run was begun with {'; '.join(unlike)}: last digits may differ")
+    return now
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
@@ -252,15 +280,19 @@ def write_run(folder: Path, bench: Bench, chosen: Candidate, record: Mapping[str
 
 
 def predictions_csv(bench: Bench, candidate: Candidate) -> str:
-    """The judged items with label, prediction and all probabilities, as CSV text."""
-    text = io.StringIO(newline="")
-    table = csv.writer(text, lineterminator="\n")
+    """The judged items with label, prediction and all probabilities, as CSV text; of many classes those of the two."""
     classes = bench.dataset.classes
-    table.writerow(["file", "label", "predicted", *(f"p_{name}" for name in classes)])
+    wide = len(classes) <= _WIDE
+    shown = [f"p_{name}" for name in classes] if wide else ["p_label", "p_predicted"]
+    rows = [["file", "label", "predicted", *shown]]
     samples, logits = bench.samples(bench.judged_split), candidate.logits[bench.judged_split]
     for item, label, row in zip(samples.items, samples.labels, softmax(logits), strict=True):
-        table.writerow([item.name, classes[label], classes[int(row.argmax())], *(f"{p:.6f}" for p in row)])
-    return text.getvalue()
+        if np.isnan(row).any():  # in a fold that was not judged
+            continue
+        best = int(row.argmax())
+        told = row if wide else row[[label, best]]
+        rows.append([item.name, classes[label], classes[best], *(f"{p:.6f}" for p in told)])
+    return files.csv_text(rows)
 
 
 def _sample(bench: Bench) -> list[report.Picture]:
@@ -272,28 +304,30 @@ def _sample(bench: Bench) -> list[report.Picture]:
     queues = [[items[i] for i in rng.permutation(len(items))] for _, items in sorted(by_class.items())]
     turns = [queue[depth] for depth in range(_GALLERY) for queue in queues if depth < len(queue)]
     classes = bench.dataset.classes
-    return _pictures((item, {"label": classes[int(item.label or 0)]}) for item in turns[:_GALLERY])
+    return _pictures(bench, ((item, {"label": classes[int(item.label or 0)]}) for item in turns[:_GALLERY]))
 
 
-def _pictures(wanted: Iterable[tuple[Item, dict[str, Any]]]) -> list[report.Picture]:
+def _pictures(bench: Bench, wanted: Iterable[tuple[Item, dict[str, Any]]]) -> list[report.Picture]:
     """Thumbnails for the report, without those that can no longer be read: a picture less must not end the run."""
     found = []
     for item, words in wanted:
         with suppress(UnreadableImage):
-            found.append(report.Picture(item.name, decode.thumbnail(item), **words))
+            thumbnail = decode.thumbnail(item, sha256=bench.facts.hashes.get(item.name, ""))
+            found.append(report.Picture(item.name, thumbnail, **words))
     return found
 
 
 def _doubtful(bench: Bench, issues: Sequence[Mapping[str, Any]]) -> list[report.Picture]:
     """The items whose labels look wrong, the worst first."""
     where = {item.name: item for item in bench.dataset.items}
-    return _pictures(
+    wanted = [
         (
             where[str(row["file"])],
             {"label": row["label"], "predicted": row["suggested"], "probability": row["p_suggested"]},
         )
         for row in issues[:_GALLERY]
-    )
+    ]
+    return _pictures(bench, wanted)
 
 
 def _errors(bench: Bench, candidate: Candidate) -> list[report.Picture]:
@@ -301,10 +335,10 @@ def _errors(bench: Bench, candidate: Candidate) -> list[report.Picture]:
     samples = bench.samples(bench.judged_split)
     chances = softmax(candidate.logits[bench.judged_split])
     predicted = chances.argmax(1)
-    wrong = np.flatnonzero(predicted != samples.labels)
+    wrong = np.flatnonzero((predicted != samples.labels) & np.isfinite(chances).all(axis=1))
     worst = wrong[np.argsort(-chances[wrong].max(1), kind="stable")][:_GALLERY]
     classes = bench.dataset.classes
-    return _pictures(
+    wanted = [
         (
             samples.items[i],
             {
@@ -314,4 +348,5 @@ def _errors(bench: Bench, candidate: Candidate) -> list[report.Picture]:
             },
         )
         for i in worst
-    )
+    ]
+    return _pictures(bench, wanted)

@@ -1,10 +1,13 @@
 """The folder of a run on disk: may it be made, who holds it, what in it is ours. No torch.
 
-settings.json is written first and says how to go on; run.json is written last: a folder with it is whole.
+settings.json is written first, says how to go on, and is replaced or removed last; run.json is written last of all: a
+folder with it is whole. So at any moment the folder is empty, goes on, or is finished.
 """
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,15 +16,20 @@ from typing import Any
 
 from headstart import files
 from headstart.errors import HeadstartError, Interrupted, OutputError, RunError
-from headstart.records import SCHEMA
+from headstart.records import SCHEMA, Card, Dataset, Facts
 
-__all__ = ["anchored", "check", "content", "hold", "read"]
+__all__ = ["anchored", "begun", "changes", "check", "check_room", "content", "hold", "read", "stands"]
 
 _FILES = (
-    "predictions.csv", "report.html", "report.md", "log.jsonl", "race.json", "label_issues.csv", "settings.json",
+    "predictions.csv", "report.html", "report.md", "log.jsonl", "race.json", "label_issues.csv",
 )  # fmt: skip
-_MODEL_FILES = ("headstart.json", "config.json", "model.safetensors", "head.safetensors", "README.md")
-_NEEDED = 50_000_000  # bytes that a run may take; a large source's own weights come on top
+_MODEL_FILES = (
+    "headstart.json", "config.json", "model.safetensors", "head.safetensors", "reject.safetensors", "README.md",
+)  # fmt: skip
+_STATE_FILES = ("state.json", "state.safetensors")
+_READY = ".settings.json.overtake.tmp"  # of a name that is swept away
+_TOLD = 8  # changes that are named before the rest is counted
+_NEEDED = 50_000_000  # bytes that a run may take; weights and checkpoints come on top, see `check_room`
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -30,7 +38,9 @@ def read(file: Path) -> dict[str, Any]:
         found = files.read_json(file)
         schema = int(found["schema"])
         if file.name == "settings.json":
-            found = {name: found[name] for name in ("verb", "data", "directory", "strategies", "settings")}
+            found = {"begun": found.get("begun")} | {
+                name: found[name] for name in ("verb", "data", "directory", "strategies", "settings")
+            }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"the file is not as headstart wrote it: {type(error).__name__}: {error}",
@@ -79,6 +89,12 @@ def check(folder: Path, *, overwrite: bool, data: Any = None) -> None:
     files.check_writable(folder, need_bytes=_NEEDED)
 
 
+def check_room(folder: Path, need: int) -> None:
+    """Raise OutputError unless a run of `need` bytes has room, what a run before it took there included."""
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    files.check_writable(folder, need_bytes=max(0, _NEEDED + need - held))
+
+
 def content(folder: Path) -> set[str]:
     """The names in a folder but for locks and what a killed writer left."""
     names = {entry.name for entry in folder.iterdir()}
@@ -93,6 +109,59 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
+def stands(folder: Path, started: Mapping[str, Any]) -> bool:
+    """Whether the run that was `started` so stands in the folder, finished or not: then `resume` takes it up."""
+    try:
+        found = read(folder / "settings.json")
+    except RunError:
+        return False
+    wanted = json.loads(files.json_text(started))
+    return wanted["data"] is not None and all(
+        found[name] == wanted[name] for name in ("verb", "data", "strategies", "settings")
+    )
+
+
+# --- what a run was begun with ------------------------------------------------------------------------------------
+
+
+def begun(dataset: Dataset, facts: Facts, card: Card, *, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What `resume` must find again, for settings.json: the items of each split and class, and the source.
+
+    A part is told as its number of items and a hash of their names, contents and groups.
+    """
+    parts: dict[str, dict[str, list[Any]]] = {}
+    for item in dataset.items:
+        name = dataset.classes[item.label or 0]
+        parts.setdefault(item.split, {}).setdefault(name, []).append([item.name, facts.hashes[item.name], item.group])
+    return {
+        "classes": list(dataset.classes),
+        "items": {
+            f"{split}/{name}": f"{len(rows)} {files.hash_json(sorted(rows, key=str))[:16]}"
+            for split, own in sorted(parts.items())
+            for name, rows in sorted(own.items())
+        },
+        "source": {"weights": card.sha256, "preprocessing": files.hash_json(card.preprocessing)[:16]},
+        "environment": dict(environment),
+    }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is no longer as the run was begun with, one phrase each; none where nothing that shapes it has changed."""
+    told = []
+    if before["classes"] != now["classes"]:
+        told.append(f"the classes are {', '.join(now['classes'])} and were {', '.join(before['classes'])}")
+    for name in sorted({*before["items"], *now["items"]}):
+        old, new = (str(facts["items"].get(name, "0")) for facts in (before, now))
+        if old != new:
+            had, has = old.partition(" ")[0], new.partition(" ")[0]
+            told.append(f"{name} has {has} items and had {had}" if had != has else f"{name} has other items")
+    told += [f"the source has other {name}" for name, own in before["source"].items() if now["source"].get(name) != own]
+    return told if len(told) <= _TOLD else [*told[:_TOLD], f"and {len(told) - _TOLD} more"]
+
+
+# --- holding it ---------------------------------------------------------------------------------------------------
+
+
 @contextmanager
 def hold(folder: Path | None, started: Mapping[str, Any], *, overwrite: bool, going_on: bool) -> Iterator[None]:
     """Make and lock the run folder and write `started` as settings.json (None: nothing is held).
@@ -103,25 +172,57 @@ def hold(folder: Path | None, started: Mapping[str, Any], *, overwrite: bool, go
         yield
         return
     new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror or error}", where=folder) from error
+    files.make_folder(folder)
     try:
         with files.lock(folder):
-            if not going_on:
-                check(folder, overwrite=overwrite)  # again: another run may have come first
-                _clear(folder)
-                files.write_json(folder / "settings.json", started)
+            _sweep(folder)
             try:
-                yield
-            except HeadstartError as error:
-                if not going_on and not isinstance(error, Interrupted) and not _checkpoints(folder):
-                    _clear(folder)
-                raise
+                yield from _held(folder, started, overwrite=overwrite, going_on=going_on)
+            finally:
+                if new and not content(folder):
+                    shutil.rmtree(folder, ignore_errors=True)  # as long as it is ours: another run may be waiting
     finally:
-        if new and not content(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # it is not empty, or gone
+                folder.rmdir()
+
+
+def _held(folder: Path, started: Mapping[str, Any], *, overwrite: bool, going_on: bool) -> Iterator[None]:
+    """What `hold` does while the folder is locked."""
+    if not going_on:
+        check(folder, overwrite=overwrite)  # again: another run may have come first
+    try:
+        if not going_on:
+            _begin(folder, started)
+        yield
+    except OutputError as error:
+        _left_clean(folder, going_on=going_on)
+        if not _checkpoints(folder) or started["data"] is None:
+            raise
+        remedy = f"{error.remedy} Then go on with: headstart resume {shlex.quote(str(folder))}".strip()
+        raise OutputError(error.what, where=error.where, remedy=remedy) from error
+    except HeadstartError as error:
+        _left_clean(folder, going_on=going_on or isinstance(error, Interrupted))
+        raise
+
+
+def _begin(folder: Path, started: Mapping[str, Any]) -> None:
+    """Take the place of the run before: a disk that refuses the new settings has not cost the old run.
+
+    They get their name last: killed in here, the old run can be taken up.
+    """
+    files.write_json(folder / _READY, started)
+    _clear(folder)
+    files.take_place(folder / _READY, folder / "settings.json")
+
+
+def _left_clean(folder: Path, *, going_on: bool) -> None:
+    """After an error: a run that nobody can go on with leaves nothing."""
+    if not going_on and not _checkpoints(folder) and not (folder / "run.json").exists():
+        with suppress(OutputError, OSError):  # the first error is the one to tell
+            _sweep(folder)  # a model of which some files have their names and some not yet
+            _clear(folder)
+            (folder / "settings.json").unlink(missing_ok=True)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -130,17 +231,38 @@ def _checkpoints(folder: Path) -> list[Path]:
             *folder.glob("strategies/*/checkpoints/*-step-*")]  # fmt: skip
 
 
+def _parts(folder: Path) -> list[Path]:
+    """The folder and those of its parts that hold files like its own."""
+    return [folder, folder / "scratch", *folder.glob("strategies/*")]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left: whoever holds the folder is its only writer."""
+    parts = _parts(folder)
+    own = ("run.json", "settings.json", _READY, ".lock.holder", *_FILES)
+    places: dict[Path, tuple[str, ...]] = dict.fromkeys(parts, own)
+    places |= dict.fromkeys((place for part in parts for place in part.glob("checkpoints/*")), _STATE_FILES)
+    for place, names in {**places, folder / "model": _MODEL_FILES}.items():
+        for path in files.abandoned(place, names):
+            with suppress(OSError):  # it costs some room and harms nothing
+                path.unlink(missing_ok=True)
+
+
 def _clear(folder: Path) -> None:
-    """Remove what a run writes, run.json first, and nothing else."""
-    parts = [folder, folder / "scratch", *folder.glob("strategies/*")]
+    """Remove what a run writes, run.json first, but for settings.json: killed in here, the old run can be taken up."""
+    parts = _parts(folder)
     ours = [folder / "run.json", *(part / name for part in parts for name in _FILES)]
     ours += [folder / "model" / name for name in _MODEL_FILES]
-    ours += [place / name for place in _checkpoints(folder) for name in ("state.json", "state.safetensors")]
+    ours += [place / name for place in _checkpoints(folder) for name in _STATE_FILES]
     try:
         for file in ours:
             file.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot remove: {error.strerror or error}", where=error.filename) from error
+        raise OutputError(
+            f"cannot remove: {error.strerror or error}",
+            where=error.filename,
+            remedy="Check permissions, or choose another --out.",
+        ) from error
     emptied = [*_checkpoints(folder), *(part / "checkpoints" for part in parts), folder / "model", *parts[1:]]
     for place in [*emptied, folder / "strategies"]:
         with suppress(OSError):  # something of the user's stands in it

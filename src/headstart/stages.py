@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from headstart.data import decode
 from headstart.data.audit import audit, confirmed
 from headstart.data.augment import View
 from headstart.data.cores import cores
@@ -26,11 +27,11 @@ from headstart.data.facts import counting, load_data
 from headstart.data.looked import LookedAt
 from headstart.data.near import candidates
 from headstart.data.splits import keepable, seal, tied
-from headstart.errors import DataError
+from headstart.errors import DataError, UnreadableImage
 from headstart.finetune import Candidate, add_views, proof, tuned
 from headstart.judge import scoring
 from headstart.progress import Reporter, Silent
-from headstart.records import Dataset, Facts, Item, Plan
+from headstart.records import Dataset, Facts, Item, Plan, Skipped
 from headstart.settings import Settings
 from headstart.ship.model import softmax
 from headstart.sources import addresses, open_source
@@ -47,7 +48,18 @@ from headstart.transfer.net import TransferNet, fresh_head
 from headstart.transfer.runner import RunnerChoice, check_engine
 from headstart.transfer.steps import Samples
 
-__all__ = ["Bench", "Candidate", "groups_among", "groups_of", "make_plan", "prepare", "train_candidate"]
+__all__ = [
+    "Bench",
+    "Candidate",
+    "aligned",
+    "answered",
+    "groups_among",
+    "groups_of",
+    "make_plan",
+    "prepare",
+    "room",
+    "train_candidate",
+]
 
 _CENTER = View()
 _SEARCHED = 10_000  # items up to which suspected twins are looked for: beyond, that takes a minute
@@ -174,22 +186,28 @@ class Bench:
             return work()
 
     def tell(self, found: Features) -> None:
-        """Count what a pass computed and what it found, name its engine, and leave out what it could not read."""
+        """Count what a pass computed and found, name its engine, take its notes, leave out what it could not read."""
         self.work["features_computed"] += found.computed
         self.work["features_reused"] += found.reused
+        self.notes += found.notes
         if found.engine:
             self.work["engine"] = {**self.work.get("engine", {}), **found.engine}
         if found.skipped:
-            self._leave_out({entry.file for entry in found.skipped})
-            self.notes += [f"became unreadable during the run: {entry.file}: {entry.reason}" for entry in found.skipped]
+            self.leave_out(found.skipped)
 
-    def _leave_out(self, names: set[str]) -> None:
+    def leave_out(self, gone: Sequence[Skipped]) -> None:
         """Go on without items that vanished after the audit; nothing takes their place."""
+        names = {entry.file for entry in gone}
+        self.notes += [f"became unreadable during the run: {entry.file}: {entry.reason}" for entry in gone]
         kept = tuple(item for item in self.dataset.items if item.name not in names)
         self.dataset = self.dataset.with_items(kept)
         for name in self.dataset.splits:
             if not self.dataset.split(name):
-                raise DataError(f"no readable picture is left in the split {name}", where=self.dataset.path)
+                raise DataError(
+                    f"no readable picture is left in the split {name}",
+                    where=self.dataset.path,
+                    remedy="Put the pictures back, and look at the data with `headstart inspect`.",
+                )
 
 
 def prepare(data: Any, *, settings: Settings, reporter: Reporter, stop: Stop, sealed: bool = False) -> Bench:
@@ -270,6 +288,21 @@ def make_plan(bench: Bench, settings: Settings) -> Plan:
     return add_views(bench, strategy.plan(settings, situation), settings)
 
 
+def room(bench: Bench, plans: Sequence[Plan]) -> int:
+    """Bytes that the model and the checkpoints of `plans` take at most.
+
+    A checkpoint holds what is trained, its best and its averaged state, and the optimiser's two moments; two are kept
+    while a third is written.
+    """
+    whole: int = sum(value.nbytes for value in bench.source.network.state_dict().values())
+    trained = 0
+    for plan in plans:
+        above = bench.source.blocks[strategy.frozen_blocks(plan, bench.source.blocks) :]
+        copies = 4 + (float(plan.schedule["ema"]) > 0) if plan.epochs else 0
+        trained += copies * 4 * sum(block.parameters for block in above)
+    return whole + 3 * trained
+
+
 def train_candidate(bench: Bench, plan: Plan, *, settings: Settings, folder: Path | None) -> Candidate:
     """Train by `plan` and predict every split. The test items are looked at, their labels are not."""
     started = time.perf_counter()
@@ -278,7 +311,47 @@ def train_candidate(bench: Bench, plan: Plan, *, settings: Settings, folder: Pat
         candidate = _frozen(bench, plan, settings)
     else:
         candidate = tuned(bench, plan, settings=settings, folder=folder, head=_start(bench, plan, settings))
-    return replace(candidate, seconds=time.perf_counter() - started)
+    return replace(candidate, seconds=time.perf_counter() - started, items=bench.dataset.items)
+
+
+def aligned(bench: Bench, candidate: Candidate) -> Candidate:
+    """The candidate with answers on the items that the data set still holds."""
+    names = {item.name for item in bench.dataset.items}
+
+    def kept(rows: np.ndarray, *splits: str) -> np.ndarray:
+        there = [item.name in names for item in candidate.items if item.split in splits]
+        found: np.ndarray = rows[: len(there)][there]
+        return found
+
+    head, learned = candidate.head, ("train", "val") if bench.settings.refit else ("train",)
+    if len(candidate.items) in (0, len(names)):
+        return candidate
+    if head.oof is not None:
+        head = replace(head, oof=kept(head.oof, *learned))
+    logits = {name: kept(rows, name) for name, rows in candidate.logits.items()}
+    return replace(candidate, head=head, logits=logits, items=bench.dataset.items)
+
+
+def answered(bench: Bench, candidate: Candidate) -> Candidate:
+    """The candidate once the items that it could not read have left the data set, named; nothing takes their place."""
+    candidate = aligned(bench, candidate)
+    gone = []
+    for name, rows in candidate.logits.items():
+        samples = bench.samples(name)
+        for place in np.flatnonzero(~np.isfinite(rows).all(axis=1)):
+            gone.append(_unread(samples.items[place], samples.hashes[place]))
+    if gone:
+        bench.leave_out(gone)
+    return aligned(bench, candidate)
+
+
+def _unread(item: Item, sha256: str) -> Skipped:
+    """Why an item could not be read a while ago."""
+    try:
+        decode.load(item, sha256=sha256)
+    except UnreadableImage as error:
+        return Skipped(item.name, error.reason)
+    return Skipped(item.name, "it could not be read for a while")
 
 
 def _frozen(bench: Bench, plan: Plan, settings: Settings) -> Candidate:

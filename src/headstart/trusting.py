@@ -76,23 +76,27 @@ def _rows(bench: Bench, chosen: Candidate, split: str) -> Rows:
     """Logits and the network's own pooled features of a split."""
     if chosen.plan.strategy == "frozen":
         return chosen.logits[split], bench.features(chosen.plan.pooling, split)
-    return answers(chosen.net, bench.samples(split).items)
+    samples = bench.samples(split)
+    return answers(chosen.net, samples.items, hashes=samples.hashes)
 
 
-def answers(net: TransferNet, items: Sequence[Item], *, batch_size: int = 64) -> Rows:
-    """Logits (n, classes) and pooled features (n, d) of the centre views, rows of NaN for what cannot be read."""
+def answers(net: TransferNet, items: Sequence[Item], *, hashes: Sequence[str] = (), batch_size: int = 64) -> Rows:
+    """Logits (n, classes) and pooled features (n, d) of the centre views, rows of NaN for what cannot be read.
+
+    `hashes` are the sha256 that the pictures' bytes must have, as in Views.
+    """
     order = [np.arange(start, min(start + batch_size, len(items))) for start in range(0, len(items), batch_size)]
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     net.eval()
     with torch.inference_mode():
-        for batch in batches(Views(items, net.source.card), order):
+        for batch in batches(Views(items, net.source.card, hashes=hashes), order):
             if not len(batch.index):
                 continue
             inputs = augment.normalise(batch.images, net.source.card).contiguous(memory_format=torch.channels_last)
             logits, features = (part.float().cpu().numpy() for part in net.both(inputs))
             found.update({int(i): (logits[n], features[n]) for n, i in enumerate(batch.index)})
     if not found:
-        raise DataError("none of the pictures could be read")
+        raise DataError("none of the pictures could be read", remedy="Look at them with `headstart inspect`.")
     blank = tuple(np.full_like(part, np.nan) for part in next(iter(found.values())))
     rows = [found.get(i, blank) for i in range(len(items))]
     return np.stack([row[0] for row in rows]), np.stack([row[1] for row in rows])

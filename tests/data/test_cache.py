@@ -157,6 +157,27 @@ def test_what_dead_writers_left_is_swept_and_what_is_being_written_is_not() -> N
     assert (old.exists(), new.exists(), passing.exists()) == (False, True, False)
 
 
+def test_only_what_is_gone_is_told_as_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep("a", used=100)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", refuse)
+        assert cache.prune(to=0) == cache.clear() == []
+    assert [entry.about["source"] for entry in cache.clear()] == ["a"]
+
+
+def test_the_first_writing_of_a_process_sweeps_what_dead_writers_left() -> None:
+    old = keep("a", used=100) / f".{'0' * 32}.safetensors.abcdefgh.tmp"
+    files.write_text(old, "half")
+    os.utime(old, (1, 1))
+    cache._swept.discard(files.home())
+    keep("b", used=200)
+    assert not old.exists()
+
+
 # --- the verb -------------------------------------------------------------------------------------------------------
 
 

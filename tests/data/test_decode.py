@@ -136,6 +136,35 @@ def test_a_bomb_that_its_own_plugin_refuses_is_told_with_its_pixels() -> None:
         decode.decode(bytes(data), "a")
 
 
+def claiming(kind: str, width: int, height: int) -> bytes:
+    """A small file of this kind whose header claims another size, with nothing else wrong in it."""
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (odd_files.WIDTH, odd_files.HEIGHT))]}
+    data = bytearray(odd_files.encoded(odd_files.scene(), kind, **(frames if kind == "WEBP" else {})))
+    if kind == "GIF":
+        data[6:10] = width.to_bytes(2, "little") + height.to_bytes(2, "little")
+    elif kind == "WEBP":
+        place = data.index(b"VP8X") + 12
+        data[place : place + 6] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    else:
+        place = data.index(b"\xff\xc0") + 5
+        data[place : place + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "JPEG"])
+def test_a_small_file_that_claims_a_vast_canvas_is_refused_below_the_limit_too(kind: str) -> None:
+    assert decode.MAX_PIXELS > 13_000 * 13_000
+    with pytest.raises(UnreadableImage, match=r"decompression bomb: 13000 x 13000 pixels in \d+\.\d kB"):
+        decode.decode(claiming(kind, 13_000, 13_000), "a", draft=32)
+
+
+def test_a_large_plain_picture_in_a_small_file_is_read() -> None:
+    blank = Image.new("L", (5_000, 5_000), 200)
+    data = odd_files.encoded(blank)
+    assert 500 * len(data) < 25_000_000
+    assert decode.decode(data, "a").shape == (5_000, 5_000, 3)
+
+
 def test_our_own_limit_holds_when_pillows_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     with pytest.raises(UnreadableImage, match="decompression bomb: 20000 x 20000 pixels"):

@@ -73,6 +73,17 @@ def test_what_cannot_be_read_is_looked_at_every_time(tmp_path: Path, decoded: li
         assert [entry.file for entry in clean.skipped] == ["bar/000.png"]
 
 
+def test_files_that_cannot_be_opened_stand_between_known_ones(tmp_path: Path, decoded: list[str]) -> None:
+    folder = write_shapes(tmp_path / "pictures", per_class=8)
+    for number in range(3):
+        (folder / "disc" / f"00{number}-link.png").symlink_to("nowhere.png")
+    first = audit(read(folder), known=LookedAt())
+    count = len(decoded)
+    assert audit(read(folder), known=LookedAt()) == first
+    assert len(decoded) == count == 24
+    assert [entry.reason for entry in first[1].skipped] == ["a link to nothing"] * 3
+
+
 def test_a_damaged_row_is_looked_at_again(tmp_path: Path, decoded: list[str]) -> None:
     from headstart import files
 

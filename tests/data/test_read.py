@@ -20,7 +20,7 @@ from PIL import Image
 
 from headstart.data import decode, walk
 from headstart.data.read import find_images, read
-from headstart.errors import DataError, MissingExtraError
+from headstart.errors import DataError, MissingExtraError, UnreadableImage
 from headstart.records import Dataset, FileOrigin, MemoryOrigin, ParquetOrigin
 
 
@@ -582,6 +582,36 @@ def test_find_images_in_files_and_folders(tmp_path: Path, monkeypatch: pytest.Mo
     assert decode.load(items[0]).shape == (16, 24, 3)
     assert [item.name for item in find_images("in")] == ["in/deep/000.jpg", "in/deep/001.jpg"]
     assert find_images(tmp_path / "in")[0].name == f"{tmp_path.as_posix()}/in/deep/000.jpg"
+
+
+def test_a_forbidden_folder_is_an_item_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helpers.fill(tmp_path, {"a": 1, "c": 1})
+    real = os.scandir
+
+    def guarded(path: object) -> object:
+        if str(path).endswith("/c"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    good, closed = find_images([tmp_path])
+    assert good.name.endswith("a/000.jpg")
+    assert closed.name == f"{tmp_path.as_posix()}/c"
+    with pytest.raises(UnreadableImage, match="permission denied"):
+        decode.load(closed)
+
+
+def test_a_place_that_may_not_be_looked_into_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(self: Path, **_: object) -> os.stat_result:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "stat", closed)
+    assert re.search(r"permission denied \[.*data\]\. Make it readable", message(tmp_path / "data"))
+    (item,) = find_images([tmp_path / "a.jpg"])
+    with pytest.raises(UnreadableImage, match="permission denied"):
+        decode.load(item)
 
 
 def test_find_images_tells_what_is_missing(tmp_path: Path) -> None:

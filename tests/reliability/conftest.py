@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _faults import Forge
 
 from toydata import folder_hash, write_shapes
 
@@ -25,3 +26,11 @@ def untouched(tmp_path: Path) -> Iterator[Path]:
     before = folder_hash(folder)
     yield folder
     assert folder_hash(folder) == before, "the user's pictures were changed"
+
+
+@pytest.fixture(scope="session")
+def forge() -> Iterator[Forge]:
+    """A warm process that runs command lines in forked children."""
+    made = Forge()
+    yield made
+    made.close()

@@ -11,6 +11,11 @@ from headstart.sources import open_source
 from headstart.sources.base import Source
 
 
+@pytest.fixture(autouse=True)
+def _saved(_every_epoch_is_saved: None) -> None:
+    """Every test of training can go on from every epoch."""
+
+
 @pytest.fixture(scope="session")
 def toy() -> Source:
     return open_source("toy")

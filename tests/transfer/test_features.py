@@ -469,7 +469,7 @@ def test_rows_of_an_engine_that_cannot_be_had_are_not_mixed_with_others(
 class OtherEngine:
     """An engine that this installation does not have."""
 
-    identity, facts = "other-1/fp32", {"note": ""}
+    identity, batch_size, facts = "other-1/fp32", 4, {"note": ""}
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         return np.full((len(images), 64), 7, np.float32)

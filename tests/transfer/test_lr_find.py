@@ -15,6 +15,7 @@ from headstart.progress import Silent
 from headstart.records import Item, MemoryOrigin
 from headstart.settings import Settings
 from headstart.sources import open_source
+from headstart.sources.base import Source
 from headstart.transfer import strategy
 from headstart.transfer.lr_find import _pick, find_rate
 from headstart.transfer.steps import Samples
@@ -58,6 +59,23 @@ def test_one_picture_is_enough_and_none_is_said(rig: Make) -> None:
     gone = Samples((Item("gone", MemoryOrigin(b""), 0),), rig().train.labels[:1])
     with pytest.raises(DataError, match="no training picture"):
         find(rig(train=gone))
+
+
+def test_where_memory_runs_out_the_curve_is_that_of_micro_batches(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"strategy": "partial", "train_last": 1, "norm_stats": "frozen", "batch_size": 6}
+    _, wanted = find(rig(**options))
+    usual, seen = Source.feature_map, []
+
+    def narrow(self: Source, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 3:
+            seen.append(len(images))
+            raise torch.OutOfMemoryError
+        return usual(self, images)
+
+    monkeypatch.setattr(Source, "feature_map", narrow)
+    _, found = find(rig(**options))
+    assert seen == [6]
+    assert [row["loss"] for row in found[:20]] == pytest.approx([row["loss"] for row in wanted[:20]], rel=1e-3)
 
 
 def test_the_rate_is_a_tenth_of_the_one_with_the_lowest_settled_loss() -> None:

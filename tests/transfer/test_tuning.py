@@ -125,7 +125,7 @@ def test_frozen_entries_keep_every_bit_and_the_others_learn(rig: Make, options: 
     made = rig(strategy="partial", ema=0.5, **options)
     before = made.state()
     made.fit()
-    made.trainer._load(made.trainer.best)
+    made.trainer.take_state(made.trainer.best)
     frozen = {f"source.network.{name}" for name in made.trainer.frozen.entries}
     assert frozen
     after = made.state()
@@ -400,12 +400,54 @@ def test_a_dropped_step_changes_no_weight(rig: Make) -> None:
     assert all(torch.equal(before[name], p) for name, p in made.net.named_parameters())
 
 
-def test_steps_that_stay_bad_end_the_run(rig: Make) -> None:
-    made = rig(head=Faulty(set(range(4, 99))), epochs=9, patience=99)
+def test_steps_that_stay_bad_from_the_start_end_the_run(rig: Make) -> None:
+    made = rig(head=Faulty(set(range(1, 99))), epochs=9, patience=99)
     with pytest.raises(SettingsError, match="5 steps in a row"):
         made.fit()
     assert made.trainer.damping == pytest.approx(1 / 32)
     assert tuning._DROPPED_STEPS == 5
+
+
+def test_steps_that_stay_bad_later_end_the_training_with_the_best_weights(rig: Make) -> None:
+    made = rig(head=Faulty(set(range(4, 99))), epochs=9, patience=99)
+    tuned = made.fit()
+    assert tuned.best_epoch == 1
+    assert tuned.stopped_early
+    assert [row["epoch"] for row in tuned.history] == [0, 1, 2, 3]
+    assert tuned.notes[-1].startswith("training ended, for the loss was not a finite number, or ran away, for 5 steps")
+    assert all(torch.isfinite(value).all() for value in made.state().values())
+    assert np.isfinite(made.trainer.predict(made.val.items)[0]).all()
+
+
+def test_many_dropped_steps_are_one_note(rig: Make) -> None:
+    made = rig(head=Faulty({2, 4, 6, 8}), epochs=4, patience=99)
+    (told,) = made.fit().notes
+    assert told.startswith("4 steps without a finite loss dropped")
+
+
+class Overflowing(nn.Module):
+    """A head with BatchNorm, whose input is not finite at chosen forward passes in training."""
+
+    def __init__(self, bad: set[int]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.last = nn.BatchNorm1d(64), nn.Linear(64, 3)
+        self.bad, self.calls = bad, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.calls += 1
+            x = x * (float("inf") if self.calls in self.bad else 1.0)
+        answer: torch.Tensor = self.last(self.norm(x))
+        return answer
+
+
+def test_a_dropped_step_leaves_no_trace_in_the_statistics_of_batchnorm(rig: Make) -> None:
+    made = rig(head=Overflowing({2}), epochs=3, patience=99)
+    tuned = made.fit()
+    assert all(math.isfinite(row["val_loss"]) for row in tuned.history)
+    assert torch.isfinite(made.net.head.norm.running_mean).all()
+    assert made.net.head.norm.num_batches_tracked < 9
 
 
 def test_a_hesitant_epoch_that_was_right_by_luck_is_not_made_surer() -> None:

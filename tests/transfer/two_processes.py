@@ -15,6 +15,7 @@ from headstart import files
 from headstart.errors import Interrupted, SettingsError
 from headstart.records import Item, MemoryOrigin
 from headstart.sources import open_source
+from headstart.transfer import tuning
 from headstart.transfer.interrupt import Stop
 from headstart.transfer.steps import Samples
 
@@ -29,6 +30,7 @@ def told(made: object, **more: object) -> dict[str, object]:
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
+    tuning._SAVE_SHARE = float("inf")  # every epoch is saved
     rank = int(os.environ.get("RANK", "0"))
     answers: dict[str, object] = {}
 

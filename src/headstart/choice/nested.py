@@ -47,7 +47,11 @@ def cross_validate(
     """
     arena = Arena.of(bench)
     if not arena.pairs:
-        raise DataError("there are too few items for cross-validation", where=bench.dataset.path)
+        raise DataError(
+            "there are too few items for cross-validation",
+            where=bench.dataset.path,
+            remedy="Add images, or hold a test set back (--test-fraction above 0).",
+        )
     if plan.strategy != "frozen":
         return _trained(bench, arena, plan, settings, clock)
     X, y, groups = bench.features(plan.pooling, "train", "val"), arena.labels, groups_of(bench, "train", "val")

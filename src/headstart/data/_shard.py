@@ -2,13 +2,15 @@
 
 A shard is written whole and never changed afterwards. Its tensors are `offsets` (n,) and `shapes` (n, dimensions),
 both int64 (a shape is filled up with -1), `checksums` (n,), `hashes` (n, 32) and the flat `data`; any safetensors
-reader opens it. Reading maps the file: nothing is loaded but the index and the rows that are asked for.
+reader opens it. Reading maps the file: nothing is loaded but the index and the rows that are asked for. A small one is
+read instead: a mapped file takes one of the files that a process may have open.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
+import os
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,6 +27,7 @@ CODES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
 """The dtypes that a store may hold, with safetensors' words for them."""
 
 _LONGEST_HEADER = 1 << 20
+_SMALL = 1 << 20  # bytes up to which a shard is read, not mapped
 _UNKNOWN, _GOOD, _BAD = 0, 1, -1
 
 
@@ -109,8 +112,10 @@ class Shard:
     """A mapped shard. Raises OSError or ValueError when the file cannot be read or is no whole shard of this dtype."""
 
     def __init__(self, path: Path, dtype: str) -> None:
+        self._map: mmap.mmap | bytes
         with path.open("rb") as stream:
-            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            small = os.fstat(stream.fileno()).st_size <= _SMALL
+            self._map = stream.read() if small else mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self.path, self.nbytes = path, len(self._map)
         try:
             self._read(dtype)
@@ -187,4 +192,5 @@ class Shard:
     def forget(self) -> None:
         """Let the system take the pages that were read out of this process's memory; they stay readable."""
         with suppress(AttributeError, OSError, ValueError):  # not every system can
-            self._map.madvise(mmap.MADV_DONTNEED)
+            if isinstance(self._map, mmap.mmap):
+                self._map.madvise(mmap.MADV_DONTNEED)

@@ -24,7 +24,7 @@ from headstart.errors import DataError, UnreadableImage
 from headstart.files import hash_bytes
 from headstart.records import Dataset, Facts, Item, Skipped
 
-__all__ = ["FEW_ITEMS", "IMBALANCE", "audit", "confirmed", "odd"]
+__all__ = ["FEW_ITEMS", "IMBALANCE", "audit", "confirmed", "odd", "stop_if_hopeless"]
 
 IMBALANCE = 5.0
 """A largest class of more than this many times the smallest is warned about."""
@@ -58,7 +58,9 @@ def audit(
     are unreadable for one cause, or when fewer than two classes remain.
     """
     if not dataset.items:
-        raise DataError("no pictures to look at", where=dataset.path)
+        raise DataError(
+            "no pictures to look at", where=dataset.path, remedy="Give a folder or manifest that holds some."
+        )
     seen: list[Seen] = []
     for one in _looked_at(dataset.items, workers or default_workers(), known):
         seen.append(one)
@@ -66,7 +68,7 @@ def audit(
             progress(len(seen), len(dataset.items))
     if known is not None:
         known.save()
-    _stop_if_hopeless(dataset, seen)
+    stop_if_hopeless(dataset.path, [(item.name, one.reason) for item, one in zip(dataset.items, seen, strict=True)])
     skipped = tuple(Skipped(item.name, one.reason) for item, one in zip(dataset.items, seen, strict=True) if one.reason)
     readable = tuple(item for item, one in zip(dataset.items, seen, strict=True) if not one.reason)
     clean, warnings = _without_empty_classes(dataset.with_items(readable, skipped=dataset.skipped + skipped))
@@ -153,15 +155,14 @@ def _look_at(items: Sequence[Item], known: LookedAt | None) -> list[Seen]:
 
 def _told_of(contents: Sequence[tuple[Item, bytes | str]], known: LookedAt | None) -> Iterator[Seen]:
     """What is known of some pictures by their bytes, or else what a look at them shows."""
-    hashes = [hash_bytes(data) if isinstance(data, bytes) else "" for _, data in contents]
-    before = known.find(hashes) if known is not None else [None] * len(hashes)
-    for (item, data), sha256, old in zip(contents, hashes, before, strict=True):
+    hashes = [hash_bytes(data) for _, data in contents if isinstance(data, bytes)]
+    before = zip(hashes, known.find(hashes) if known is not None else [None] * len(hashes), strict=True)
+    for item, data in contents:
         if isinstance(data, str):
             yield Seen(reason=data)
-        elif old is not None:
-            yield old
-        else:
-            yield _look(item.name, data, sha256=sha256, known=known)
+            continue
+        sha256, old = next(before)
+        yield old if old is not None else _look(item.name, data, sha256=sha256, known=known)
 
 
 def _looked_at(items: Sequence[Item], workers: int, known: LookedAt | None) -> Iterator[Seen]:
@@ -179,20 +180,20 @@ def _looked_at(items: Sequence[Item], workers: int, known: LookedAt | None) -> I
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _stop_if_hopeless(dataset: Dataset, seen: Sequence[Seen]) -> None:
-    """Raise when going on would hide one mistake behind thousands of skipped files."""
-    bad = [(item, one) for item, one in zip(dataset.items, seen, strict=True) if one.reason]
+def stop_if_hopeless(path: str, looked: Sequence[tuple[str, str]]) -> None:
+    """Raise when going on would hide one mistake behind thousands of skipped files.
+
+    `looked` are the names of all items of the data at `path`, each with the reason why it is unreadable, or "".
+    """
+    bad = [(name, reason) for name, reason in looked if reason]
     if not bad:
         return
-    causes = Counter(_cause(one.reason) for _, one in bad)
+    causes = Counter(_cause(reason) for _, reason in bad)
     cause, count = causes.most_common(1)[0]
-    name, reason = next((item.name, one.reason) for item, one in bad if _cause(one.reason) == cause)
-    if 2 * count > len(seen) or len(bad) == len(seen):
-        raise DataError(
-            f"{len(bad)} of {len(seen)} pictures cannot be read, {count} of them for one cause: {reason}, as in {name}",
-            where=dataset.path,
-            remedy=_remedy(cause),
-        )
+    name, reason = next((name, reason) for name, reason in bad if _cause(reason) == cause)
+    if 2 * count > len(looked) or len(bad) == len(looked):
+        told = f"{len(bad)} of {len(looked)} pictures cannot be read, {count} of them for one cause"
+        raise DataError(f"{told}: {reason}, as in {name}", where=path, remedy=_remedy(cause))
 
 
 def _cause(reason: str) -> str:

@@ -47,12 +47,14 @@ _MOST, _SHARE = 10_000_000_000, 4  # the default bound: 10 GB, at most a quarter
 _RESERVE, _RESERVE_SHARE = 1_000_000_000, 20  # left free on the disk: 1 GB, at most a twentieth of it
 _OURS = re.compile(r"[0-9a-f]{32}\.safetensors|key\.json|\.[0-9a-f]{32}\.safetensors\..+\.tmp|\.key\.json\..+\.tmp")
 _ENGINE = re.compile(r"[0-9a-f]{32}-[0-9a-f]{32}\.onnx|\.[0-9a-f]{32}-[0-9a-f]{32}\.onnx\..+\.tmp")
-_ABANDONED = 86_400  # seconds after which an unfinished file has no writer any more
+_ABANDONED = 3_600  # seconds after which an unfinished file has no writer any more
+_PASSED = 604_800  # seconds after which nobody computes any more with arrays that go with a process
 
 _users: WeakSet[_User] = WeakSet()  # the stores that this process reads or fills
 _lock = threading.Lock()
 _defaults: dict[Path, int] = {}  # home → the default bound
 _counted: dict[Path, tuple[int, int]] = {}  # home → (bytes at the last look, bytes written since)
+_swept: set[Path] = set()  # homes whose abandoned files this process has removed
 
 
 class _User(Protocol):
@@ -85,7 +87,7 @@ def entries(kind: str | None = None) -> list[Entry]:
         entry
         for name in KINDS
         if kind in (None, name)
-        for path in (files.home() / name).glob("*.onnx" if name == "engines" else "*/**/key.json")
+        for path in files.listed(files.home() / name, "*.onnx" if name == "engines" else "*/**/key.json")
         if (entry := _engine(path) if name == "engines" else _entry(name, path)) is not None
     ]
     return sorted(found, key=lambda entry: (entry.used, entry.place))
@@ -187,9 +189,16 @@ def limit_of(size: str | int | None) -> int:
 
 
 def _free(place: Path) -> int:
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return shutil.disk_usage(place).free
+    return shutil.disk_usage(_standing(place)).free
+
+
+def _standing(place: Path) -> Path:
+    """`place`, or the nearest folder above it that is there and may be looked at."""
+    for folder in (place, *place.parents):
+        with suppress(OSError):
+            if folder.exists():
+                return folder
+    return Path()
 
 
 def _kept_bytes() -> int:
@@ -218,6 +227,9 @@ def make_room(need: int, *, limit: int, ahead: bool = False) -> None:
             where=home,
             remedy="Raise --cache-size.",
         )
+    if home not in _swept:
+        _swept.add(home)
+        _sweep()
     before, written = _counted.get(home, (0, limit))
     if before + written + need > limit or written > limit // 20:  # others may have written, too
         total = _kept_bytes()
@@ -231,15 +243,17 @@ def make_room(need: int, *, limit: int, ahead: bool = False) -> None:
             )
     free, reserve = _free(home), min(_RESERVE, _disk(home) // _RESERVE_SHARE)
     if free - need < reserve:
-        raise OutputError(f"the disk is nearly full: {free / 1e6:,.0f} MB are free", where=home)
+        raise OutputError(
+            f"the disk is nearly full: {free / 1e6:,.0f} MB are free",
+            where=home,
+            remedy="Free some space, or clear what is kept with: headstart cache --clear",
+        )
     before, written = _counted.get(home, (0, 0))
     _counted[home] = before, written + (0 if ahead else need)
 
 
 def _disk(place: Path) -> int:
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return shutil.disk_usage(place).total
+    return shutil.disk_usage(_standing(place)).total
 
 
 # --- removing -----------------------------------------------------------------------------------------------------
@@ -257,8 +271,7 @@ def prune(to: int, *, spare: Iterable[Path] | None = None) -> list[Entry]:
     for entry in kept:
         if total <= to:
             break
-        if entry.place not in safe:
-            _remove(entry.place)
+        if entry.place not in safe and _removed(entry.place):
             total -= entry.bytes
             gone.append(entry)
     return gone
@@ -266,36 +279,39 @@ def prune(to: int, *, spare: Iterable[Path] | None = None) -> list[Entry]:
 
 def clear(kind: str | None = None) -> list[Entry]:
     """Remove everything that is kept, of one kind or of all; what was removed. Files that are not ours stay."""
-    gone = entries(kind)
-    for entry in gone:
-        _remove(entry.place)
+    gone = [entry for entry in entries(kind) if _removed(entry.place)]
     _sweep()
     return gone
 
 
-def _remove(place: Path) -> None:
-    """Remove an exported network, or our files of a folder and the folders that are empty then."""
+def _removed(place: Path) -> bool:
+    """Remove an exported network, or our files of a folder and what is empty then; whether that was done."""
+    done = True
     for path in [place] if place.suffix == ".onnx" else _own_files(place) if place.is_dir() else []:
-        with suppress(OSError):  # another process may be removing it, or it is not ours to remove
+        try:
             path.unlink(missing_ok=True)
+        except OSError:  # it is not ours to remove
+            done = False
     home, folder = files.home(), place
-    while folder.suffix != ".onnx" and home in folder.parent.parents:
+    while done and folder.suffix != ".onnx" and home in folder.parent.parents:
         try:
             folder.rmdir()
         except OSError:  # something else lies there
-            return
+            break
         folder = folder.parent
+    return done
 
 
 def _sweep() -> None:
     """Remove what processes left that died: unfinished files, and arrays that went with them."""
-    old = time.time() - _ABANDONED
-    for folder in (files.home() / PASSING).glob("rows-*"):
+    now = time.time()
+    old = now - _ABANDONED
+    for folder in files.listed(files.home() / PASSING, "rows-*"):
         with suppress(OSError):
-            if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < old - 6 * _ABANDONED:
+            if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < now - _PASSED:
                 shutil.rmtree(folder, ignore_errors=True)
     for kind in KINDS:
-        for path in (files.home() / kind).glob("**/.*.tmp"):
+        for path in files.listed(files.home() / kind, "**/.*.tmp"):
             with suppress(OSError):
                 known = _ENGINE if kind == "engines" else _OURS
                 if known.fullmatch(path.name) and path.stat().st_mtime < old:

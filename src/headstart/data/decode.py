@@ -12,6 +12,7 @@ import errno
 import importlib
 import io
 import math
+import os
 import re
 import stat
 from contextlib import suppress
@@ -24,6 +25,7 @@ import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from headstart.data import _jpeg, cells
+from headstart.data.walk import refuse_crowd
 from headstart.errors import UnreadableImage
 from headstart.files import hash_bytes
 from headstart.records import FileOrigin, Item, MemoryOrigin, ParquetOrigin
@@ -51,6 +53,10 @@ BACKGROUND = (255, 255, 255)
 
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused from their header (the limit at which Pillow itself raises)."""
+
+_LARGE, _DENSE = 1 << 25, 2_000
+"""Over `_LARGE` pixels a picture is refused too when its file has less than a byte for `_DENSE` of them: photos and
+scans are larger, and the empty canvas takes gigabytes."""
 
 MAX_BYTES = 1 << 30
 """Encoded pictures over 1 GiB are refused unread."""
@@ -119,12 +125,15 @@ def read_bytes(item: Item) -> bytes:
 def _file_bytes(path: Path, name: str) -> bytes:
     try:
         facts = path.stat()
+        if stat.S_ISDIR(facts.st_mode):
+            os.scandir(path).close()  # raises where it is forbidden
         if not stat.S_ISREG(facts.st_mode):
             raise UnreadableImage(name, f"not a regular file but {_kind(facts.st_mode)}")
         if facts.st_size > MAX_BYTES:
             raise UnreadableImage(name, f"file is too large: {facts.st_size / 2**30:.1f} GiB")
         return path.read_bytes()
     except OSError as error:
+        refuse_crowd(error)
         raise UnreadableImage(name, _os_reason(error, path)) from error
     except ValueError as error:  # a NUL in the name
         raise UnreadableImage(name, "not a possible file name") from error
@@ -149,6 +158,7 @@ def _cell_bytes(origin: ParquetOrigin, name: str) -> bytes:
     try:
         value = cells.cell(origin.path, origin.row, column=origin.column)
     except OSError as error:
+        refuse_crowd(error)
         raise UnreadableImage(name, _os_reason(error, origin.path)) from error
     except (ValueError, IndexError, KeyError) as error:
         raise UnreadableImage(name, f"the Parquet file cannot be read ({_short(error)})") from error
@@ -203,7 +213,7 @@ def examine(data: bytes, name: str, *, draft: int | None = None) -> Decoded:
         return quick
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _refuse_bomb(image.size, name)
+            _refuse_bomb(image.size, name, size=len(data))
             full = image.size
             if draft is not None:
                 image.draft(None, (2 * draft, 2 * draft))
@@ -229,9 +239,9 @@ def examine(data: bytes, name: str, *, draft: int | None = None) -> Decoded:
         raise UnreadableImage(name, _damage_reason(error)) from error
 
 
-def thumbnail(item: Item, *, side: int = 160) -> bytes:
-    """A small JPEG for reports, at most `side` pixels on its longer side. Raises UnreadableImage."""
-    image = Image.fromarray(load(item, draft=side))
+def thumbnail(item: Item, *, side: int = 160, sha256: str = "") -> bytes:
+    """A small JPEG for reports, at most `side` pixels on its longer side; see `load`. Raises UnreadableImage."""
+    image = Image.fromarray(load(item, draft=side, sha256=sha256))
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82)
@@ -276,7 +286,7 @@ def _plain_jpeg(data: bytes, draft: int | None) -> Decoded | None:
     if found is None:
         return None
     mode, width, height = found
-    if width * height > MAX_PIXELS:
+    if _bomb((width, height), len(data)):
         return None
     pixels = _jpeg.pixels(data, width, height, scale=_jpeg.scale_of(width, height, draft))
     return None if pixels is None else Decoded(pixels, mode, "JPEG", width, height)
@@ -391,11 +401,18 @@ def _from_lab(image: Image.Image) -> Image.Image:
 # --- reasons ----------------------------------------------------------------------------------------------
 
 
-def _refuse_bomb(size: tuple[int, int], name: str) -> None:
-    if size[0] * size[1] > MAX_PIXELS:
-        raise UnreadableImage(name, f"decompression bomb: {size[0]} x {size[1]} pixels")
-    if 0 in size:
+def _refuse_bomb(shape: tuple[int, int], name: str, *, size: int | None = None) -> None:
+    """Raise for a picture of this width and height; `size` is that of its file, where there is one."""
+    if _bomb(shape, size):
+        within = f" in {size / 1000:.1f} kB" if size is not None and math.prod(shape) <= MAX_PIXELS else ""
+        raise UnreadableImage(name, f"decompression bomb: {shape[0]} x {shape[1]} pixels{within}")
+    if 0 in shape:
         raise UnreadableImage(name, "has no pixels")
+
+
+def _bomb(shape: tuple[int, int], size: int | None) -> bool:
+    pixels = math.prod(shape)
+    return pixels > MAX_PIXELS or (size is not None and pixels > max(_LARGE, _DENSE * size))
 
 
 def _header_size(data: bytes) -> tuple[int, int] | None:

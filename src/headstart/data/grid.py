@@ -61,7 +61,7 @@ def sample_grid(
     """
     chosen = sample(dataset.items, n, seed=seed)
     if not chosen:
-        raise DataError("no items to show", where=dataset.path)
+        raise DataError("no items to show", where=dataset.path, remedy="Give a folder or manifest that holds some.")
     columns = max(1, min(columns or math.ceil(math.sqrt(1.5 * len(chosen))), len(chosen)))
     rows = math.ceil(len(chosen) / columns)
     gap, strip = max(4, side // 20), max(16, side // 7)

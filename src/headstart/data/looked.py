@@ -51,8 +51,6 @@ class LookedAt:
 
     def find(self, hashes: Sequence[str]) -> list[Seen | None]:
         """What is known of pictures by the sha256 of their bytes; None where nothing is."""
-        if not self._store.folder.is_dir():
-            return [None] * len(hashes)
         found = self._store.find(hashes)
         return [_seen(found[i], name) if found.there[i] else None for i, name in enumerate(hashes)]
 

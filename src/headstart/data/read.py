@@ -59,7 +59,11 @@ def read(
     of val or test is missing in train, or when there are less than `fewest` classes (two to learn from, one to judge a
     model on); MissingExtraError for Parquet without pyarrow.
     """
-    dataset = _read(data, labels, group)
+    try:
+        dataset = _read(data, labels, group)
+    except PermissionError as error:
+        where = error.filename or data
+        raise DataError("permission denied", where=where, remedy="Make it readable for this user") from error
     if len(dataset.classes) < fewest:
         seen = f"only one class, {dataset.classes[0]!r}" if dataset.classes else "no class"
         told = f"{seen} in {len(dataset.items)} pictures: two at least are needed"
@@ -74,7 +78,7 @@ def _read(data: str | Path | Sequence[Any], labels: Sequence[Any] | None, group:
             raise _no_columns("pictures in memory", group, None)
         return _from_lists(data, labels)
     if labels is not None:
-        raise DataError("labels belong to a list of pictures, not to a path", where=data)
+        raise DataError("labels belong to a list of pictures, not to a path", where=data, remedy="Give the path alone")
     path = Path(data).expanduser()
     if path.is_dir():
         return _from_folder(path, group)
@@ -86,23 +90,34 @@ def _read(data: str | Path | Sequence[Any], labels: Sequence[Any] | None, group:
 def find_images(paths: Iterable[str | Path] | str | Path) -> list[Item]:
     """Unlabelled items for prediction, from files (whatever their suffix) and folders (recursively, pictures only).
 
-    Names are as the user gave them, with forward slashes. Raises DataError when a path is missing or nothing is found.
+    A folder that cannot be read is an item too, of which nothing can be read. Names are as the user gave them, with
+    forward slashes. Raises DataError when a path is missing or nothing is found.
     """
     given = [paths] if isinstance(paths, (str, Path)) else list(paths)
     items: dict[Path, Item] = {}
     for entry in given:
         path = Path(entry)
-        if path.is_dir():
-            places = [path / relative for relative in walk(path).files if _is_picture(relative)]
+        try:
+            is_folder, there = path.is_dir(), path.exists() or path.is_symlink()
+        except PermissionError:
+            is_folder, there = False, True  # reading it says so
+        if is_folder:
+            whole = walk(path)
+            places = [path / relative for relative in whole.files if _is_picture(relative)]
+            places += [path / folder.file for folder in whole.skipped]  # forbidden: reading it says so
             found = [(place.as_posix(), place) for place in places]
-        elif path.exists() or path.is_symlink():
+        elif there:
             found = [(str(entry).replace(os.sep, "/"), path)]
         else:
             raise _missing(path)
         for name, place in found:
             items.setdefault(place, Item(name, FileOrigin(place)))
     if not items:
-        raise DataError("no pictures found", where=", ".join(str(entry) for entry in given) or None)
+        raise DataError(
+            "no pictures found",
+            where=", ".join(str(entry) for entry in given) or None,
+            remedy="Give pictures, or folders that hold some",
+        )
     return list(items.values())
 
 
@@ -178,7 +193,9 @@ def _without_manifest(path: Path, problem: DataError, group: str | None) -> Data
 def _from_shards_or_folders(path: Path, group: str | None) -> Dataset:
     top = walk(path, depth=1)
     if path_errors := [entry for entry in top.skipped if entry.file in ("", ".")]:
-        raise DataError(f"the folder cannot be read: {path_errors[0].reason}", where=path)
+        raise DataError(
+            f"the folder cannot be read: {path_errors[0].reason}", where=path, remedy="Check its permissions"
+        )
     shards = [path / name for name in top.files if name.lower().endswith(".parquet")]
     if not shards and "data" in top.folders:
         inner = walk(path / "data", depth=1)
@@ -337,7 +354,7 @@ def _from_file(path: Path, group: str | None) -> Dataset:
 def _from_lists(data: Sequence[Any], labels: Sequence[Any] | None) -> Dataset:
     values = list(data)
     if not values:
-        raise DataError("the list of pictures is empty")
+        raise DataError("the list of pictures is empty", remedy="Give pictures and a label for each")
     if labels is None:
         raise DataError(
             "a list of pictures needs labels", remedy="Give labels=[...], one for each picture, or a folder"

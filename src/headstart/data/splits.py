@@ -58,7 +58,7 @@ def seal(
     notes: list[str] = []
     given = set(dataset.splits)
     if not dataset.items:
-        raise DataError("no items to split", where=dataset.path)
+        raise DataError("no items to split", where=dataset.path, remedy="Give a folder or manifest that holds pictures")
     place = {item.name: item.split or "train" for item in dataset.items}
     if "" in given and len(given) > 1:
         count = sum(1 for item in dataset.items if not item.split)

@@ -3,7 +3,8 @@
 A row is keyed by the sha256 of the picture's bytes inside a folder keyed by everything else that shapes it. The folder
 holds shards, each written whole under a new name: any number of processes may fill the same store at once, and a run
 that was killed keeps what it had finished. Shards are mapped, not loaded, so a store may be larger than memory. Every
-row carries a checksum; a damaged row is dropped, counted and left for the caller to compute again.
+row carries a checksum; a damaged row is dropped, counted and left for the caller to compute again. A shard that the
+system will not open now (too many open files, no permission) stays where it is.
 """
 
 from __future__ import annotations
@@ -151,8 +152,10 @@ class ArrayStore:
         return Found(self, shards, which[back], row[back])
 
     def _shards(self) -> Iterator[Shard]:
-        """The folder's shards, mapped; one that cannot be read is counted as damage and removed."""
-        paths = sorted(self.folder.glob("*.safetensors")) if self.folder.is_dir() else []
+        """The folder's shards, mapped; one that is none is counted as damage and removed."""
+        paths: list[Path] = []
+        with suppress(OSError):  # there is no folder yet, or it is not ours to look into
+            paths = sorted(path for path in self.folder.iterdir() if path.match("[!.]*.safetensors"))
         for gone in [path for path in _open if path.parent == self.folder and path not in set(paths)]:
             del _open[gone]
         for path in paths:
@@ -160,9 +163,10 @@ class ArrayStore:
                 stamp = _stamp(path)
                 if path not in _open or _open[path][0] != stamp:
                     _open[path] = stamp, Shard(path, self.dtype)
-            except FileNotFoundError:  # another process has just mended or pruned it
+            except OSError as error:  # another process has just mended or pruned it, or the system refuses
+                log.info("the shard %s cannot be read now: %s", path, error)
                 continue
-            except (OSError, ValueError) as error:
+            except ValueError as error:
                 self.damaged += 1
                 log.info("the shard %s cannot be used: %s", path, error)
                 with suppress(OSError):
@@ -186,7 +190,12 @@ class ArrayStore:
 
     def reserve(self, nbytes: int) -> None:
         """See now that `nbytes` may be put later; raises OutputError where they may not."""
-        cache.make_room(nbytes, limit=cache.limit_of(self.bound), ahead=True)
+        try:
+            cache.make_room(nbytes, limit=cache.limit_of(self.bound), ahead=True)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write: {error.strerror or error}", where=self.folder, remedy=files.ROOM
+            ) from error
 
     def put(self, hashes: Sequence[str], arrays: Sequence[np.ndarray] | np.ndarray) -> None:
         """Add rows: an array (n, ...), or arrays of any shapes.
@@ -199,12 +208,20 @@ class ArrayStore:
         if not len(hashes):
             return
         rows = _typed(arrays, self.dtype)
+        try:
+            self._put(hash_table(hashes), rows)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write: {error.strerror or error}", where=self.folder, remedy=files.ROOM
+            ) from error
+
+    def _put(self, table: np.ndarray, rows: Any) -> None:
+        """Rows in the store's dtype, by a table of their hashes."""
         cache.touch(self)
         cache.make_room(_nbytes(rows), limit=cache.limit_of(self.bound))
         if not (self.folder / "key.json").exists():
             told = {"headstart": "kept arrays", "kind": self.kind, "about": self.about, "key": self.key}
             files.write_json(self.folder / "key.json", told)
-        table = hash_table(hashes)
         for start, end in _portions(rows):
             path = self.folder / f"{uuid.uuid4().hex}.safetensors"
             write_shard(path, table[start:end], rows[start:end], self.dtype)

@@ -49,8 +49,8 @@ def subset(
     written out. What is too few is taken whole, with a note. Files that cannot be read at all go to `Dataset.skipped`;
     pictures are not decoded here.
 
-    Raises OutputError when `out` exists and is not empty or cannot be written, SettingsError for a wrong mode or count,
-    DataError when nothing is there to take.
+    Raises OutputError when `out` exists and is not empty or cannot be written (nothing is left then), SettingsError for
+    a wrong mode or count, DataError when nothing is there to take.
     """
     if mode not in ("link", "copy"):
         raise SettingsError(f"mode must be link or copy, got {mode!r}")
@@ -63,18 +63,34 @@ def subset(
     items: list[Item] = []
     skipped: list[Skipped] = []
     taken: set[str] = set()
-    for split, item in chosen:
-        folder = f"{split}/{folders[item.label or 0]}"  # only labelled items are chosen
-        try:
-            name = _write(item, target, folder, mode=mode, taken=taken)
-        except UnreadableImage as error:
-            skipped.append(Skipped(item.name, error.reason))
-            continue
-        items.append(Item(name, FileOrigin(target / name), item.label, split, item.group))
+    try:
+        for split, item in chosen:
+            folder = f"{split}/{folders[item.label or 0]}"  # only labelled items are chosen
+            try:
+                name = _write(item, target, folder, mode=mode, taken=taken)
+            except UnreadableImage as error:
+                skipped.append(Skipped(item.name, error.reason))
+                continue
+            items.append(Item(name, FileOrigin(target / name), item.label, split, item.group))
+    except OutputError:
+        _undo(target, [item.name for item in items])
+        raise
     if not items:
-        raise DataError("no item could be taken", where=dataset.path)
+        raise DataError(
+            "no item could be taken", where=dataset.path, remedy="Look at the data with `headstart inspect`"
+        )
     items.sort(key=lambda item: item.name)
     return Dataset(target.as_posix(), dataset.classes, tuple(items), tuple(skipped), tuple(notes))
+
+
+def _undo(target: Path, names: Sequence[str]) -> None:
+    """Take half a data set away again."""
+    for name in names:
+        with suppress(OSError):
+            (target / name).unlink()
+    for folder in sorted((path for path in target.rglob("*") if path.is_dir()), reverse=True):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _refuse_taken(target: Path, source: str) -> None:

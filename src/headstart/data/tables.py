@@ -103,7 +103,9 @@ def _text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", where=path) from error
+        raise DataError(
+            f"cannot be read ({error.strerror})", where=path, remedy="Check the path and its permissions"
+        ) from error
     try:
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
@@ -120,7 +122,11 @@ def _csv_rows(text: str, path: Path, suffix: str) -> Iterator[tuple[int, Mapping
     try:
         for row in reader:
             if None in row:
-                raise DataError(f"line {reader.line_num} has more cells than the header", where=path)
+                raise DataError(
+                    f"line {reader.line_num} has more cells than the header",
+                    where=path,
+                    remedy="Mend that line, or quote cells that hold the separator",
+                )
             yield reader.line_num, {str(key).strip(): value for key, value in row.items()}
     except csv.Error as error:
         raise DataError(f"line {reader.reader.line_num}: {error}", where=path, remedy="Mend that line") from error
@@ -183,7 +189,7 @@ def _manifest_row(row: Mapping[str, Any], columns: Mapping[str, str | None], pat
         column = columns[word]
         entry = None if column is None else row.get(column)
         if isinstance(entry, (dict, list)):
-            raise DataError(f"line {line}: {column} is not a text", where=path)
+            raise DataError(f"line {line}: {column} is not a text", where=path, remedy="Mend that line")
         return "" if entry is None else str(entry).strip()
 
     picture, label = value("picture"), value("label")
@@ -243,7 +249,11 @@ def _shard(path: Path, root: Path, split: str, by: str | None) -> list[Found]:
         rows = file.metadata.num_rows
         file.close()
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read as Parquet ({' '.join(str(error).split())[:120]})", where=path) from error
+        raise DataError(
+            f"cannot be read as Parquet ({' '.join(str(error).split())[:120]})",
+            where=path,
+            remedy="Write the file again as Parquet",
+        ) from error
     picture = columns["picture"] or ""
     base = path.relative_to(root).as_posix()
     found: list[Found] = []
@@ -254,7 +264,11 @@ def _shard(path: Path, root: Path, split: str, by: str | None) -> list[Found]:
             raise DataError(f"row {row} has no {columns['label']}", where=path, remedy="Fill it in or drop the row")
         if isinstance(label, int) and names is not None:
             if not 0 <= label < len(names):
-                raise DataError(f"row {row} has the label {label}, and there are {len(names)} names", where=path)
+                raise DataError(
+                    f"row {row} has the label {label}, and there are {len(names)} names",
+                    where=path,
+                    remedy="Mend that row, or the names",
+                )
             label = names[label]
         origin: Origin = ParquetOrigin(path, row, picture)
         name = f"{base}#{row}"

@@ -6,14 +6,16 @@ folders are walked before links, so that the real name wins.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from headstart.errors import DataError
 from headstart.records import Skipped
 
-__all__ = ["Walked", "is_hidden", "suffix_counts", "walk"]
+__all__ = ["Walked", "is_hidden", "refuse_crowd", "suffix_counts", "walk"]
 
 _SYSTEM = frozenset({"__macosx", "thumbs.db", "desktop.ini", "ehthumbs.db", "$recycle.bin", "__pycache__"})
 
@@ -62,6 +64,7 @@ def walk(root: Path, *, depth: int | None = None) -> Walked:
             with os.scandir(root / relative) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
+            refuse_crowd(error)
             skipped.append(Skipped(relative or ".", f"folder cannot be read ({error.strerror})"))
             continue
         if relative:
@@ -87,3 +90,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that points to itself
         return False
+
+
+def refuse_crowd(error: OSError) -> None:
+    """Raise DataError where the process has too many files open: that is no picture's fault."""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise DataError(
+            "too many files are open", where=error.filename, remedy="Raise the limit, for example: ulimit -n 1024"
+        ) from error

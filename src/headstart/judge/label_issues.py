@@ -20,14 +20,13 @@ Precision comes before recall. With 5 % of the labels flipped, over two sources 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from headstart.files import csv_text
 from headstart.judge.calibration import log_softmax
 
 __all__ = ["find_label_issues", "to_csv", "wrong_label_odds"]
@@ -110,9 +109,5 @@ def _share(right: Array, k: int) -> tuple[float, float, float]:
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as CSV text, with a heading."""
-    text = io.StringIO(newline="")
-    sheet = csv.writer(text, lineterminator="\n")
-    sheet.writerow(_COLUMNS)
-    for row in rows:
-        sheet.writerow([f"{row[name]:.6f}" if isinstance(row[name], float) else row[name] for name in _COLUMNS])
-    return text.getvalue()
+    cells = [[f"{row[name]:.6f}" if isinstance(row[name], float) else row[name] for name in _COLUMNS] for row in rows]
+    return csv_text([_COLUMNS, *cells])

@@ -89,7 +89,7 @@ class Reject:
         known = np.sort(left_out[np.isfinite(left_out)])
         place = min(len(known), math.ceil((1.0 - own_share) * (len(known) + 1)))
         if not place:
-            raise DataError("too few items to tell other inputs from")
+            raise DataError("too few items to tell other inputs from", remedy="Add images, or leave --error-rate out.")
         distance, right = float(known[place - 1]), probabilities.argmax(axis=1) == y
         near = ~(left_out > distance)  # only what passes the distance gets an answer
         threshold = probability_threshold(probabilities[near].max(axis=1), right[near], error_rate)

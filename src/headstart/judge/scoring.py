@@ -28,8 +28,8 @@ Array = npt.NDArray[Any]
 BINS = 15
 """Equal-width confidence bins of the calibration error."""
 
-CONFUSION_LIMIT = 1_000
-"""Classes up to which the confusion matrix is kept: beyond, nobody reads it and it would fill the memory."""
+CONFUSION_LIMIT = 300
+"""Classes up to which the confusion matrix is kept: beyond, nobody reads it and it would be most of run.json."""
 
 _TINY = 1e-15  # a probability of 0 for the true class costs 34.5 nats, not infinity
 

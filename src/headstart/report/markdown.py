@@ -9,7 +9,7 @@ from headstart.report import choosing, sentences
 from headstart.report.markdown_answers import answers
 from headstart.report.markup import bullets, plain, sentence
 from headstart.report.markup import table as grid
-from headstart.report.reading import interval, number, records, table, text, texts
+from headstart.report.reading import MOST_CLASSES, interval, number, records, table, text, texts
 from headstart.report.words import count, duration, score, shown
 
 __all__ = ["to_markdown"]
@@ -53,6 +53,8 @@ def _scores(run: Mapping[str, Any]) -> list[str]:
     calibration = "" if table(run, "calibration") else sentences.calibration_words(found[0][1])
     names = ["test" if name == "test" else "validation" for name, _ in found]
     blocks = ["## Scores", sentence(words), grid(["measure", *names], rows), sentence(calibration)]
+    if len(per_class) > MOST_CLASSES:
+        return [*blocks, sentence(f"run.json holds the measures of all {count(len(per_class))} classes.")]
     return [*blocks, grid(["class", "images", "precision", "recall", "F1"], per_class)]
 
 

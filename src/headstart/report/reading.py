@@ -9,7 +9,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["entries", "interval", "number", "part", "records", "table", "text", "texts"]
+__all__ = ["MOST_CLASSES", "entries", "interval", "number", "part", "records", "table", "text", "texts"]
+
+MOST_CLASSES = 500
+"""Classes up to which a report has a row for each."""
 
 
 def part(value: Any, *keys: str) -> Any:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from headstart.report import charts, choosing, sections, sentences
 from headstart.report.picture import Picture, data_uri
-from headstart.report.reading import entries, interval, number, part, records, table, text, texts
+from headstart.report.reading import MOST_CLASSES, entries, interval, number, part, records, table, text, texts
 from headstart.report.svg import meter
 from headstart.report.words import count, duration, network_name, plural, rate, score, short_hash, shown, signed
 
@@ -99,7 +99,9 @@ def _data(run: Mapping[str, Any], sample: Sequence[Picture]) -> dict[str, Any]:
         "balance": Markup(chart),
         "left_out": left_out,
         "splits": [charts.SPLIT_WORDS.get(name, name or "unsplit") for name in splits],
-        "per_class": [(name, [count(n or 0) for n in counts]) for name, counts in per_class] if left_out else [],
+        "per_class": [(name, [count(n or 0) for n in counts]) for name, counts in per_class]
+        if left_out and len(per_class) <= MOST_CLASSES
+        else [],
         "sizes": rows,
         "kinds": kinds,
         "skipped": _files(run, "skipped"),
@@ -217,7 +219,8 @@ def _scores(run: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "splits": [charts.SPLIT_WORDS[name] for name, _ in found],
         "rows": rows,
-        "per_class": per_class,
+        "per_class": per_class if len(per_class) <= MOST_CLASSES else [],
+        "classes": count(len(per_class)),
         "worst": worst if len(per_class) > 24 else [],
         "per_class_split": charts.SPLIT_WORDS[found[0][0]] if found else "",
         "calibration": sentences.calibration_words(best),

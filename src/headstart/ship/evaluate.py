@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from headstart.data import decode
+from headstart.data.audit import stop_if_hopeless
 from headstart.errors import DataError
 from headstart.files import hash_bytes
 from headstart.judge import scoring
@@ -30,16 +31,19 @@ def evaluate_model(
     `seen` counts the pictures that the model was made with (the same bytes); where there are some, `unseen` holds the
     scores on the others, which are the ones to believe (None when there are no others). The scores count the likeliest
     class of every picture; `unknown`, where the model has a reject option, says what it refuses and how good the rest
-    is. Raises DataError when the data hold a class that the model does not know, or no such split, or no picture that
-    can be read.
+    is. Raises DataError when the data hold a class that the model does not know, or no such split, and when more than
+    half of the pictures cannot be read for one cause, or none can.
     """
     _check_classes(model, dataset)
     split, items = _chosen(dataset, split)
     answers = model.answers(items, reporter=reporter or Silent())
-    unread = {entry.file for entry in answers.skipped}
+    unread = {entry.file: entry.reason for entry in answers.skipped}
+    stop_if_hopeless(dataset.path, [(item.name, unread.get(item.name, "")) for item in items])
     read = [n for n, item in enumerate(items) if item.name not in unread]
     if not read:
-        raise DataError("no picture can be read", where=dataset.path)
+        raise DataError(
+            "no picture can be read", where=dataset.path, remedy="Look at the data with `headstart inspect`."
+        )
     labels = np.array([model.classes.index(dataset.classes[items[n].label or 0]) for n in read])
     chances = softmax(answers.logits[read])
     known = set(model.facts.get("seen", ()))
@@ -48,7 +52,7 @@ def evaluate_model(
         "split": split,
         **plain(scoring.score(labels, chances, classes=model.classes)),
         "classes": list(model.classes),
-        "skipped": plain(answers.skipped),
+        "skipped": plain((*dataset.skipped, *answers.skipped)),
         "seen": int((~new).sum()),
     }
     if model.reject is not None:

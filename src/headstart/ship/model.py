@@ -31,6 +31,7 @@ from headstart.progress import Reporter, Silent
 from headstart.records import SCHEMA, Card, Item, MemoryOrigin, Plan, Skipped, plain
 from headstart.sources import open_source
 from headstart.transfer.heads import FittedHead
+from headstart.transfer.memory import in_pieces
 from headstart.transfer.net import TransferNet
 
 __all__ = ["UNKNOWN", "Answers", "Model", "Prediction", "find_model_folder", "load", "softmax"]
@@ -133,17 +134,25 @@ class Model:
         return found.logits, found.skipped
 
     def answers(self, items: Sequence[Item], *, batch_size: int = 32, reporter: Reporter | None = None) -> Answers:
-        """Calibrated logits of items, and which of them the reject option lets through (all without one)."""
+        """Calibrated logits of items, and which of them the reject option lets through (all without one).
+
+        Where memory runs out it goes on with half as many images at a time; SettingsError where one is too many.
+        """
         known = np.ones(len(items), dtype=bool)
         table = np.full((len(items), len(self.classes)), np.nan, dtype=np.float32)
         order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
         skipped: list[Skipped] = []
         self.net.eval()
-        with (reporter or Silent()).progress("Predicting", len(items)) as bar:
+        at_once, reporter = batch_size, reporter or Silent()
+        with reporter.progress("Predicting", len(items)) as bar:
             for batch in batches(Views(items, self.card), order, workers=0 if len(items) == 1 else None):
                 skipped += batch.skipped
                 if len(batch.index):
-                    table[batch.index], known[batch.index] = self._forward(batch.images)
+                    before = at_once
+                    parts, at_once = in_pieces(self._forward, batch.images, at_once)
+                    if at_once < before:
+                        reporter.note(f"memory ran out: answers are computed for {at_once} images at a time")
+                    table[batch.index], known[batch.index] = map(np.concatenate, zip(*parts, strict=True))
                 bar.advance(len(batch.index) + len(batch.skipped))
         return Answers(table, known, tuple(skipped))
 
@@ -185,20 +194,20 @@ class Model:
     # --- the folder -----------------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path, *, readme: str = "") -> Path:
-        """Write the model folder; headstart.json, with the hashes of all other files, comes last."""
+        """Write the model folder. Killed anywhere, it leaves the model that stood there or the new one, whole."""
         from safetensors.numpy import save as pack_arrays
         from safetensors.torch import save as pack
 
         place = Path(folder).expanduser()
         state, config = self._timm_form()
-        files.write_bytes(place / "model.safetensors", pack(state, metadata={"format": "pt"}))
-        files.write_json(place / "config.json", config)
-        files.write_bytes(place / "head.safetensors", pack_arrays(self.head.tensors()))
-        files.write_text(place / "README.md", readme or f"# {self.card.architecture}\n")
-        names = ["config.json", "model.safetensors", "head.safetensors", "README.md"]
+        contents = {
+            "config.json": files.text_bytes(files.json_text(config)),
+            "model.safetensors": pack(state, metadata={"format": "pt"}),
+            "head.safetensors": pack_arrays(self.head.tensors()),
+            "README.md": files.text_bytes(readme or f"# {self.card.architecture}\n"),
+        }
         if self.reject is not None:
-            files.write_bytes(place / _REJECT, pack_arrays(self.reject.tensors()))
-            names.append(_REJECT)
+            contents[_REJECT] = pack_arrays(self.reject.tensors())
         record = {
             "schema": SCHEMA,
             "classes": self.classes,
@@ -208,11 +217,14 @@ class Model:
             "golden": self._golden(),
             **self.facts,
             **({} if self.reject is None else {"reject": self.reject.facts()}),
-            "files": {name: files.hash_file(place / name) for name in names},
+            "files": {name: files.hash_bytes(data) for name, data in contents.items()},
             "sha256": _BLANK,
         }
         text = files.json_text(record)
-        files.write_text(place / "headstart.json", text.replace(_BLANK, files.hash_bytes(text.encode())))
+        text = text.replace(_BLANK, files.hash_bytes(files.text_bytes(text)))
+        files.write_together(place, {"headstart.json": files.text_bytes(text), **contents})
+        if self.reject is None:
+            (place / _REJECT).unlink(missing_ok=True)  # of the model that stood here
         return place
 
     def _timm_form(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -322,10 +334,10 @@ def load(path: str | Path) -> Model:
     record = _read_record(place)
     for name, wanted in record["files"].items():
         target = place / name
-        if not target.is_file():
-            raise ModelError("a file of the model is missing", where=target, remedy=_AGAIN)
-        if files.hash_file(target) != wanted:
-            raise ModelError("the file is not as it was saved", where=target, remedy=_AGAIN)
+        there = target.is_file()
+        if (not there or files.hash_file(target) != wanted) and not files.finish(target, wanted):
+            what = "the file is not as it was saved" if there else "a file of the model is missing"
+            raise ModelError(what, where=target, remedy=_AGAIN)
     from safetensors.numpy import load_file
 
     try:

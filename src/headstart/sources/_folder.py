@@ -46,7 +46,9 @@ def open_folder(
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise SourceError(
-            f"{recipe.architecture} cannot be built with the arguments in config.json: {reason}", where=folder
+            f"{recipe.architecture} cannot be built with the arguments in config.json: {reason}",
+            where=folder,
+            remedy="Mend its model_args, or fetch the folder again",
         ) from error
     load_backbone(network, recipe, read_weights(path), where=path)
     return source_of(recipe, network, address=address, origin=origin)
@@ -77,7 +79,9 @@ def read_config(folder: Path) -> Recipe:
         architecture = str(config.get("architecture") or facts.get("architecture") or "")
         args = dict(config.get("model_args") or {})
     except (OSError, ValueError, TypeError) as error:
-        raise SourceError(f"config.json cannot be read: {error}", where=file) from error
+        raise SourceError(
+            f"config.json cannot be read: {error}", where=file, remedy="Fetch the folder again"
+        ) from error
     if not architecture:
         raise SourceError("config.json names no timm architecture", where=file, remedy='It needs an "architecture" key')
     if not architecture.startswith(_TORCHVISION) and not timm.is_model(architecture):

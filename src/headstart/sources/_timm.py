@@ -114,7 +114,7 @@ def classifier_names(model: nn.Module) -> tuple[str, ...]:
     layers = found if isinstance(found, (tuple, list)) else (found,)
     names = tuple(name for name, module in model.named_modules() if any(module is layer for layer in layers))
     if not names:
-        raise SourceError(f"{type(model).__name__} has no classifier that could be set")
+        raise SourceError(f"{type(model).__name__} has no classifier that could be set", remedy="Choose another source")
     return names
 
 
@@ -270,7 +270,11 @@ def load_backbone(network: nn.Module, recipe: Recipe, state: dict[str, Tensor], 
             two = len(inspect.signature(translate).parameters) > 1
             state = translate(state, network) if two else translate(state)
         except Exception as error:
-            raise SourceError(f"the weights do not fit the architecture: {error}", where=where) from error
+            raise SourceError(
+                f"the weights do not fit the architecture: {error}",
+                where=where,
+                remedy="Name the architecture that the file was saved from",
+            ) from error
     load_strictly(network, state, where=where, classifier=classifier)
 
 

@@ -29,7 +29,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise SourceError("the weights file does not exist", where=path)
+        raise SourceError("the weights file does not exist", where=path, remedy="Check the path")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -99,7 +99,11 @@ def load_strictly(
             remedy="Name the architecture that the file was saved from",
         )
     if broken := next((n for n, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())), None):
-        raise SourceError(f"the weights hold NaN or infinite numbers, first in {broken}", where=where)
+        raise SourceError(
+            f"the weights hold NaN or infinite numbers, first in {broken}",
+            where=where,
+            remedy="Fetch or save them again",
+        )
     network.load_state_dict({name: state.get(name, value) for name, value in wanted.items()})
 
 

@@ -125,7 +125,7 @@ def _name(key: str, card: Card, images: Tensor) -> str:
 def kept(key: str, card: Card, images: Tensor) -> bytes | None:
     """The file that an earlier run kept, or None; one whose bytes are not those of its name is removed."""
     folder = files.home() / "engines"
-    for path in sorted(folder.glob(f"{_name(key, card, images)}-*.onnx")) if key and folder.is_dir() else ():
+    for path in files.listed(folder, f"{_name(key, card, images)}-*.onnx") if key else ():
         with suppress(OSError):  # pruned by another process, or not ours to touch
             data = path.read_bytes()
             if path.stem.endswith(files.hash_bytes(data)[:32]):
@@ -142,7 +142,7 @@ def keep(data: bytes, key: str, card: Card, images: Tensor, *, bound: str | int 
     """
     if key:
         name = f"{_name(key, card, images)}-{files.hash_bytes(data)[:32]}.onnx"
-        with suppress(OutputError):  # the next run exports again; that rows cannot be kept the store says, of one disk
+        with suppress(OutputError, OSError):  # the next run exports again; the store says what the disk refuses
             cache.make_room(len(data), limit=cache.limit_of(bound))
             files.write_bytes(files.home() / "engines" / name, data)
 

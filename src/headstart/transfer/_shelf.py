@@ -156,7 +156,7 @@ class Shelf:
     def _engines(self) -> dict[str, float]:
         """The engines that have rows of any view, with the time of the last use."""
         found: dict[str, float] = {}
-        for path in self.folder.glob("*/*/key.json"):
+        for path in files.listed(self.folder, "*/*/key.json"):
             identity = unquote(path.parent.parent.name)
             if self.how.engine in ("auto", identity.partition("-")[0]):
                 found[identity] = max(found.get(identity, 0.0), _used(path))
@@ -216,7 +216,11 @@ class Shelf:
         told: list[str] = []
         cutting = cut_source(self.source, [b.name for b in self.source.blocks].index(self.how.cut), told=told)
         if cutting is None:
-            raise SourceError(f"cannot be divided at {self.how.cut}: {told[0]}", where=self.source.address)
+            raise SourceError(
+                f"cannot be divided at {self.how.cut}: {told[0]}",
+                where=self.source.address,
+                remedy="Choose another --cut.",
+            )
         return cutting.below
 
     def _full(self, images: Tensor) -> Tensor:

@@ -1,30 +1,40 @@
 """The state of a training run on disk: tensors in safetensors, the rest in JSON, no pickle.
 
-A checkpoint is a folder. The JSON file, with the tensors' sha256, is written last: a folder without it, or whose
-tensors do not match it, is half a checkpoint and the one before is used. Two are kept.
+A checkpoint is a folder. The JSON file, with the tensors' sha256 and its own, is written last: a folder without it is
+half a checkpoint, and where a byte does not match them the one before is used. Two are kept.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headstart import files
+from headstart import __version__, files
+from headstart.errors import RunError
+from headstart.records import SCHEMA
 
 __all__ = ["flatten_optimizer", "load_latest", "restore_optimizer", "save"]
 
 _KEEP = 2
 
 
-def save(folder: Path, name: str, *, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+def save(
+    folder: Path,
+    name: str,
+    *,
+    tensors: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    damaged: Collection[str] = (),
+) -> Path:
     """Write a checkpoint under `folder`, never over another one, then drop all but the newest two; returns its folder.
 
-    What an earlier crash left half written is removed too. Raises OutputError when the disk refuses.
+    What an earlier crash left half written is removed too, and those that are known to be `damaged`. Raises OutputError
+    when the disk refuses.
     """
     from safetensors.torch import save as pack
 
@@ -32,28 +42,44 @@ def save(folder: Path, name: str, *, tensors: Mapping[str, Tensor], facts: Mappi
     place = folder / f"{number:06d}-{name}"
     data = pack({key: value.detach().to("cpu").contiguous().clone() for key, value in tensors.items()})
     files.write_bytes(place / "state.safetensors", data)
-    files.write_json(place / "state.json", {**facts, "number": number, "sha256": files.hash_bytes(data)})
-    kept = sorted(_whole(folder), key=_number)[-_KEEP:]
+    own = {"schema": SCHEMA, "headstart": __version__, "number": number, "sha256": files.hash_bytes(data)}
+    told = {**facts, **own}
+    files.write_json(place / "state.json", {**told, "own": files.hash_json(told)})
+    kept = sorted((p for p in _whole(folder) if p.name not in damaged), key=_number)[-_KEEP:]
     for other in folder.iterdir():
         if other not in kept:
             shutil.rmtree(other, ignore_errors=True)
     return place
 
 
-def load_latest(folder: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, list[str]]:
-    """Tensors and facts of the newest whole checkpoint (None when there is none), and notes on those passed over."""
+def load_latest(folder: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, dict[str, str]]:
+    """Tensors and facts of the newest whole checkpoint (None when there is none), and a note on each passed over.
+
+    Raises RunError where the newest is of a newer format: to go on from the one before would undo its work.
+    """
     from safetensors.torch import load as unpack
 
-    notes: list[str] = []
+    torn = sorted(path.parent.name for path in folder.glob("*/state.json") if _number(path.parent) < 0)
+    notes = {name: f"checkpoint {name} is damaged; another one is used" for name in torn}
     for place in sorted(_whole(folder), key=_number, reverse=True):
         facts = files.read_json(place / "state.json")
+        own = facts.pop("own", None)
+        if own is not None and own != files.hash_json(facts):
+            notes[place.name] = f"checkpoint {place.name} is damaged; the one before is used"
+            continue
+        if int(facts.get("schema", SCHEMA)) > SCHEMA:
+            raise RunError(
+                f"the checkpoint has format {facts['schema']}, this headstart reads up to {SCHEMA}",
+                where=place / "state.json",
+                remedy=f"Install headstart {facts.get('headstart', 'in a newer version')} or newer.",
+            )
         try:
             data = (place / "state.safetensors").read_bytes()
         except OSError as error:
-            notes.append(f"checkpoint {place.name} cannot be read ({error.strerror}); the one before is used")
+            notes[place.name] = f"checkpoint {place.name} cannot be read ({error.strerror}); the one before is used"
             continue
         if files.hash_bytes(data) != facts["sha256"]:
-            notes.append(f"checkpoint {place.name} is damaged; the one before is used")
+            notes[place.name] = f"checkpoint {place.name} is damaged; the one before is used"
             continue
         return (unpack(data), facts), notes
     return None, notes

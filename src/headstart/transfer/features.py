@@ -63,7 +63,7 @@ class Features:
     """Rows for items, and how they came about.
 
     `rows` are float32 (n, d) at the head, and read from disk as they are needed at any other cut. `engine` tells what
-    computed them: its identity and, where it ran now, what its trial measured.
+    computed them: its identity and, where it ran now, what its trial measured. `notes` are for the report.
     """
 
     rows: np.ndarray | Rows
@@ -71,6 +71,7 @@ class Features:
     reused: int
     skipped: tuple[Skipped, ...] = ()
     engine: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def array(self) -> np.ndarray:
@@ -128,6 +129,7 @@ class _Embedding:
         self.passing: tempfile.TemporaryDirectory[str] | None = None
         self.rounding: float | None = None
         self.computed = 0
+        self.notes: list[str] = []
         self._start(None)
 
     def _start(self, choice: Choice | None) -> None:
@@ -173,7 +175,7 @@ class _Embedding:
             facts = {**facts, "identity": self.identity, "dtype": self.dtype}
         if self.rounding is not None:
             facts["rounding"] = self.rounding
-        return Features(self._rows(), self.computed, self.reused, tuple(self.skipped), facts)
+        return Features(self._rows(), self.computed, self.reused, tuple(self.skipped), facts, tuple(self.notes))
 
     def _enough(self, choice: Choice) -> bool:
         """Whether kept rows decide on the engine: a few that came without a trial do not where many more are wanted."""
@@ -247,7 +249,11 @@ class _Embedding:
         if not new.all():
             positions, images = positions[new], images[new]
         assert self.runner is not None
+        before = self.runner.batch_size
         rows = self.runner(images)
+        if self.runner.batch_size < before:
+            self.notes.append(f"memory ran out: features are computed for {self.runner.batch_size} images at a time")
+            self.reporter.note(self.notes[-1])
         if not np.isfinite(rows).all():
             raise SourceError(
                 "gives features that are not finite numbers: its weights are damaged or not for this input",
@@ -289,7 +295,11 @@ class _Embedding:
             folder.mkdir(parents=True, exist_ok=True)
             self.passing = tempfile.TemporaryDirectory(prefix="rows-", dir=folder, ignore_cleanup_errors=True)
         except OSError as error:
-            raise OutputError(f"cannot write: {error.strerror or error}", where=files.home()) from error
+            raise OutputError(
+                f"cannot write: {error.strerror or error}",
+                where=files.home(),
+                remedy="Check free space and permissions.",
+            ) from error
         key = {"dtype": self.dtype}
         return ArrayStore(key, kind="features", folder=Path(self.passing.name) / "rows", bound=sys.maxsize)
 
@@ -316,5 +326,9 @@ class _Embedding:
             return np.full((len(self.items), 0), np.nan, dtype=np.float32)
         found = self.found if self.found is not None and not self.computed else self.store.find(self.keys)
         if not found.there[self.have].all():
-            raise OutputError("kept rows vanished while they were used", where=self.store.folder)
+            raise OutputError(
+                "kept rows vanished while they were used",
+                where=self.store.folder,
+                remedy="Start again, and leave the folder alone meanwhile.",
+            )
         return Rows(found, dtype=self.dtype, width=self.width, holding=self.passing)

@@ -26,6 +26,7 @@ from headstart.settings import Settings
 from headstart.sources.cutting import Cutting
 from headstart.transfer.engine import Engine
 from headstart.transfer.features import Rows
+from headstart.transfer.memory import in_pieces
 from headstart.transfer.net import TransferNet
 from headstart.transfer.steps import Samples
 
@@ -80,10 +81,14 @@ class AboveNet(nn.Module):
 
 
 class Feed(ABC):
-    """Batches for a network: `net` is the whole of it, `module` what the batches go through."""
+    """Batches for a network: `net` is the whole of it, `module` what the batches go through.
+
+    `at_once` is how many images it answers in one go, fewer once memory has run out.
+    """
 
     net: TransferNet
     module: nn.Module
+    at_once = 64
 
     @abstractmethod
     def example(self) -> Tensor:
@@ -115,14 +120,15 @@ class ImageFeed(Feed):
 
     With `views` of 0 an augmented view is drawn anew in every epoch, from pictures that are decoded once and kept; else
     it is one of so many views that could be kept. Centre views that are asked for after every epoch stay in memory, up
-    to `_REMEMBERED` bytes.
+    to `_REMEMBERED` bytes. `hashes` are the sha256 of the items' bytes by name (none: not checked), as in Views.
     """
 
     def __init__(
-        self, net: TransferNet, settings: Settings, *, views: int = 0, reporter: Reporter | None = None
-    ) -> None:
+        self, net: TransferNet, settings: Settings, *, views: int = 0, hashes: Mapping[str, str] | None = None,
+        reporter: Reporter | None = None,
+    ) -> None:  # fmt: skip
         self.net = self.module = net
-        self.settings, self.views, self.reporter = settings, views, reporter
+        self.settings, self.views, self.reporter, self.hashes = settings, views, reporter, hashes or {}
         self._pictures: Pictures | None = None
         self._repeated: frozenset[str] = frozenset()
         self._remembered: dict[str, Tensor] = {}
@@ -167,7 +173,8 @@ class ImageFeed(Feed):
 
     def centre(self, items: Sequence[Item], order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Centre views, uint8 (n, 3, h, w)."""
-        views = Views(items, self.net.source.card)
+        hashes = [self.hashes[item.name] for item in items] if self.hashes else ()
+        views = Views(items, self.net.source.card, hashes=hashes)
         return batches(lambda position: self._centre(views, position), order, workers=self.settings.workers)
 
     def remember(self, items: Sequence[Item]) -> None:
@@ -190,7 +197,7 @@ class ImageFeed(Feed):
 
     def onto(self, net: TransferNet) -> ImageFeed:
         """The same pictures for a copy of the network."""
-        twin = ImageFeed(net, self.settings, views=self.views, reporter=self.reporter)
+        twin = ImageFeed(net, self.settings, views=self.views, hashes=self.hashes, reporter=self.reporter)
         twin._pictures = self._pictures
         return twin
 
@@ -286,22 +293,27 @@ def predict_logits(
     items: Sequence[Item],
     *,
     engine: Engine,
-    batch_size: int = 64,
     halt: Callable[[], bool] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Logits float32 (n, classes) of the centre views, and which items could be read, bool (n,).
 
-    The work is shared among the processes; in float32 always, as the saved model computes. Raises Halted when `halt`
-    says so.
+    Where memory runs out it goes on with half as many images `at_once`, and SettingsError is raised at one. The work
+    is shared among the processes; in float32 always, as the saved model computes. Raises Halted when `halt` says so.
     """
-    order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
+    size = Feed.at_once  # whatever memory one process has, all share the work alike
+    order = [np.arange(s, min(s + size, len(items))) for s in range(0, len(items), size)]
     feed.net.eval()
     rows: dict[int, np.ndarray] = {}
+
+    def compute(images: Tensor) -> np.ndarray:
+        found: np.ndarray = feed.module(feed.inputs(images, engine.device)).float().cpu().numpy()
+        return found
+
     with torch.inference_mode():
         for batch in feed.centre(items, order[engine.rank :: engine.world]):
             if halt is not None and halt():
                 raise Halted
             if len(batch.index):
-                logits = feed.module(feed.inputs(batch.images, engine.device)).float().cpu().numpy()
-                rows.update(zip(batch.index.tolist(), logits, strict=True))
+                parts, feed.at_once = in_pieces(compute, batch.images, feed.at_once)
+                rows.update(zip(batch.index.tolist(), np.concatenate(parts), strict=True))
     return engine.collect(rows, len(items))

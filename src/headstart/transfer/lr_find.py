@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from headstart.errors import DataError
 from headstart.progress import Reporter
@@ -18,6 +20,7 @@ from headstart.settings import Settings
 from headstart.tasks import Task
 from headstart.transfer.feeds import Feed
 from headstart.transfer.groups import freeze, hold_norms, parameter_groups
+from headstart.transfer.memory import in_pieces
 from headstart.transfer.schedule import epoch_order, step_seed
 from headstart.transfer.steps import Samples, lone_images, make_optimizer
 
@@ -40,7 +43,7 @@ def find_rate(
     """A rate for the head, and the curve [{rate, loss}] it was read from. The feed's network is not changed.
 
     The rate is a tenth of the one at which the smoothed loss was lowest before it grew; other blocks keep their
-    proportion to the head. `index` is the number of frozen blocks.
+    proportion to the head. `index` is the number of frozen blocks. Where memory runs out it goes on in micro-batches.
     """
     trial = copy.deepcopy(feed.net).to(device=device).to(memory_format=torch.channels_last)
     own = feed.onto(trial)
@@ -49,7 +52,7 @@ def find_rate(
     relative = [float(group["lr"]) / plan.rates["head"] for group in groups]
     optimizer = make_optimizer(plan.schedule, groups)
     curve: list[dict[str, float]] = []
-    smooth, best = 0.0, math.inf
+    smooth, best, at_once = 0.0, math.inf, -(-settings.batch_size // settings.accumulate)
     frozen.train_mode()
     trial.head.train()
     if plan.schedule["norm_stats"] == "frozen":
@@ -68,12 +71,10 @@ def find_rate(
             torch.manual_seed(step_seed(settings.seed, 0, step))
             inputs = own.inputs(batch.images, torch.device(device))
             targets = torch.from_numpy(train.labels[batch.index]).to(device)
-            with lone_images(trial, len(inputs)):
-                loss = task.loss(own.module(inputs), targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            slope = partial(_slope, own, inputs=inputs, targets=targets, task=task)
+            losses, at_once = in_pieces(slope, torch.arange(len(inputs)), at_once)
             optimizer.step()
-            smooth = 0.8 * smooth + 0.2 * float(loss.detach())
+            smooth = 0.8 * smooth + 0.2 * sum(losses)
             value = smooth / (1 - 0.8 ** (step + 1))
             curve.append({"rate": rate, "loss": value if math.isfinite(value) else math.inf})
             best = min(best, curve[-1]["loss"])
@@ -81,6 +82,16 @@ def find_rate(
             if step >= 10 and not curve[-1]["loss"] <= 3 * best:
                 break
     return _pick(curve), curve
+
+
+def _slope(feed: Feed, rows: Tensor, *, inputs: Tensor, targets: Tensor, task: Task) -> float:
+    """Add the gradients of some rows of a batch to those of the rows before; their share of its mean loss."""
+    if not int(rows[0]):  # the batch begins, perhaps anew in smaller pieces
+        feed.net.zero_grad(set_to_none=True)
+    with lone_images(feed.net, len(rows)):
+        loss = task.loss(feed.module(inputs[rows]), targets[rows]) * (len(rows) / len(inputs))
+    loss.backward()  # type: ignore[no-untyped-call]
+    return float(loss.detach())
 
 
 def _orders(n: int, settings: Settings) -> list[np.ndarray]:
@@ -98,5 +109,8 @@ def _pick(curve: list[dict[str, float]]) -> float:
     """A tenth of the rate with the lowest loss, leaving out the first steps, whose average is still warming up."""
     settled = curve[5:] or curve
     if not settled:
-        raise DataError("no training picture can be read any more, so no learning rate can be found")
+        raise DataError(
+            "no training picture can be read any more, so no learning rate can be found",
+            remedy="Put the pictures back.",
+        )
     return min(settled, key=lambda point: point["loss"])["rate"] / 10

@@ -30,6 +30,7 @@ from headstart.transfer._runner_trial import (
     Trial,
     choose,
 )
+from headstart.transfer.memory import halved, ran_out
 
 __all__ = ["Runner", "RunnerChoice", "check_engine", "filled", "pick_runner", "reopen_runner", "untried"]
 
@@ -58,7 +59,8 @@ class Runner:
     """Computes rows; `identity` says with what, for the key of kept rows, and `facts` what the trial found.
 
     Batches are always full: fewer images are filled up with copies, more are taken in turns, so that a row does not
-    depend on how many others there are. Of `facts`, `note` is for the user where it is not empty.
+    depend on how many others there are. Of `facts`, `note` is for the user where it is not empty. Where memory runs out
+    torch goes on with half of the `batch_size`, which may change last digits; SettingsError where one is too many.
     """
 
     def __init__(self, chosen: Candidate, facts: Mapping[str, Any]) -> None:
@@ -68,6 +70,15 @@ class Runner:
 
     def __call__(self, images: Tensor) -> np.ndarray:
         """uint8 images (n, 3, h, w), n at least 1, to float32 rows (n, width)."""
+        while True:
+            try:
+                return self._rows(images)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error) or self.name != "torch":  # the others' files are for one size of batch
+                    raise
+            self.batch_size = halved(self.batch_size)  # out of the handler, which holds what filled the memory
+
+    def _rows(self, images: Tensor) -> np.ndarray:
         size = self.batch_size
         if len(images) == size:
             return self._compute(images)
@@ -109,7 +120,7 @@ def pick_runner(module: nn.Module, card: Card, *, images: Tensor, left: int, how
         elif left <= len(images):
             chosen, reason = trial.torch(), "only one batch is left"
         else:
-            chosen, reason = _fastest(trial, left, others=how.engine == "auto" and _on_cpu(how))
+            chosen, reason = _fastest_in_memory(trial, left, others=how.engine == "auto" and _on_cpu(how))
     facts = trial.facts(chosen, reason=reason, left=left)
     return Runner(chosen, {**facts, "trial_seconds": round(time.perf_counter() - start, 3)})
 
@@ -171,6 +182,16 @@ def _asked_for(trial: Trial, name: str) -> Candidate:
             f"the engine {name} cannot compute this source: {trial.refused[name]}", remedy="Use --engine auto or torch."
         )
     return found
+
+
+def _fastest_in_memory(trial: Trial, left: int, *, others: bool) -> tuple[Candidate, str]:
+    """The engine for so many items, and why; plain torch, which can take fewer at once, where that finds no room."""
+    try:
+        return _fastest(trial, left, others=others)
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+    return trial.torch(), "memory ran out in the trial"
 
 
 def _fastest(trial: Trial, left: int, *, others: bool) -> tuple[Candidate, str]:

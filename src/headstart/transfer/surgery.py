@@ -37,6 +37,7 @@ def gradient_ratios(
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(train.items))[:most])
     items, labels = [train.items[i] for i in chosen], torch.from_numpy(train.labels[chosen])
+    hashes = [train.hashes[i] for i in chosen] if train.hashes else ()
     order = [np.arange(start, min(start + _BATCH, len(items))) for start in range(0, len(items), _BATCH)]
     state = dict(net.source.network.named_parameters())
     asked = {name: parameter.requires_grad for name, parameter in state.items()}
@@ -45,7 +46,7 @@ def gradient_ratios(
     with evaluating(net), torch.enable_grad():
         for parameter in net.parameters():
             parameter.requires_grad_(True)
-        for batch in batches(Views(items, net.source.card), order):
+        for batch in batches(Views(items, net.source.card, hashes=hashes), order):
             if not len(batch.index):
                 continue
             net.zero_grad(set_to_none=True)
