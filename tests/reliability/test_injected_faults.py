@@ -210,7 +210,7 @@ def test_c3_d3_twenty_faults_lose_no_file_and_no_bit(forge: Forge, tmp_path: Pat
 
 @pytest.mark.long
 def test_c3_d3_a_thousand_faults_lose_no_file_and_no_bit(forge: Forge, tmp_path: Path) -> None:
-    shares = {"frozen": 250, "full": 200, "cut": 150, "extend": 100, "resume": 200, "prune": 50, "subset": 50}
+    shares = {"frozen": 250, "full": 200, "cut": 150, "extend": 100, "resume": 210, "prune": 40, "subset": 50}
     started = time.monotonic()
     figures = suffered(forge, tmp_path, shares, seed=1)
     record("C3 and D3: injected faults", **figures, lost=0, seconds=round(time.monotonic() - started))
