@@ -138,3 +138,16 @@ def test_the_table_of_similarity_says_which_measure_orders_the_gains() -> None:
     assert told.index("hotdog") < told.index("spoken") < told.index("digits")
     assert "avoided +1.00, probe -1.00, moments +1.00." in told
     assert "on: +0.0 points over 1 sets; below: +15.0 points over 2 sets" in told
+
+
+def test_the_pixels_of_an_export_are_compared_with_those_of_the_loader(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any, frozen_run: Path
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    pixels = __import__("export_pixels")
+    monkeypatch.setattr(pixels, "SIZES", ((20, 33),))
+    pixels.compare()
+    assert capsys.readouterr().out.count("the graph equals the loader") == 2
+    pixels.drafts(frozen_run, 2)
+    assert "24 photos enlarged 2 times: 0.0% of values differ" in capsys.readouterr().out  # too small to be drafted

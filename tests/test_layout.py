@@ -17,9 +17,9 @@ SOURCE = ROOT / "src" / "headstart"
 # From the rim down. A module may import modules of lower layers and of its own; nothing may import upwards.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
-    ("cli", "_cli_advice", "_cli_options"),
+    ("cli", "_cli_advice", "_cli_options", "_cli_shipping"),
     ("estimator",),
-    ("api",),
+    ("api", "shipping"),
     ("running",),
     (
         "advising",
@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trusting",
         "record",
         "runfolder",
+        "sealed",
         "demo",
         "doctor",
     ),
@@ -53,6 +54,7 @@ TORCH_FREE = [
     "cli",
     "_cli_advice",
     "_cli_options",
+    "_cli_shipping",
     "demo",
     "runfolder",
     "data",
@@ -69,6 +71,10 @@ TORCH_FREE = [
     "transfer.advice",
     "transfer.rank",
     "transfer.strategy",
+    "ship",
+    "ship.answers",
+    "ship.exported",
+    "shipping",
     "judge",
     "judge.*",
     "report",

@@ -29,6 +29,7 @@ __all__ = [
     "option_help",
     "print_json",
     "settings_of",
+    "shipping",
     "strategies_of",
     "with_settings",
 ]
@@ -43,6 +44,13 @@ def api() -> Any:
     from importlib import import_module
 
     return import_module("headstart.api")
+
+
+def shipping() -> Any:
+    """headstart.shipping, loaded only when a verb runs."""
+    from importlib import import_module
+
+    return import_module("headstart.shipping")
 
 
 def print_json(value: object) -> None:

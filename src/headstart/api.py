@@ -227,24 +227,24 @@ def advise(
 
 
 def predict(
-    run: str | Path, files: Any, *, top_k: int | None = None, reporter: Reporter | None = None
+    run: str | Path, files: Any, *, top_k: int | None = None, engine: str = "auto", reporter: Reporter | None = None
 ) -> list[dict[str, Any]]:
     """Answers of a run's model: one dict a picture, {file, label, probability, probabilities} or {file, error}.
 
     Args:
-        run: The folder of a run or of a model.
+        run: The folder of a run, of a model or of an export.
         files: Files, folders, PIL images or arrays, one or a list; the answers keep their order.
         top_k: Give only so many of the most probable classes; None gives all.
+        engine: What computes: "torch", or "onnx" or "openvino" for an export of that kind. "auto" takes the ONNX fp32
+            export where there is one of this model that is certified and faster here, else torch.
         reporter: Who is told where the work is; None tells nobody.
 
-    Raises ModelError when the model cannot be opened, DataError when a path does not exist.
+    Raises ModelError when the model cannot be opened or was not exported, DataError when a path does not exist.
     """
-    from headstart.sources._importing import uncollected
+    from headstart.shipping import answering
 
-    with uncollected():
-        from headstart.ship.model import load
-
-    return [answer.as_dict(top_k) for answer in load(run).predict(files, reporter=reporter)]
+    model = answering(run, engine, reporter=reporter)
+    return [answer.as_dict(top_k) for answer in model.predict(files, reporter=reporter)]
 
 
 def evaluate(

@@ -29,6 +29,7 @@ from headstart._cli_options import (
     strategies_of,
     with_settings,
 )
+from headstart._cli_shipping import Engine, export
 from headstart.errors import DataError, HeadstartError, Interrupted, OutputError, SettingsError
 from headstart.progress import reporter_for, safe
 
@@ -323,6 +324,12 @@ def predict(
     *,
     as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV to standard output.")] = False,
     top_k: Annotated[int | None, typer.Option(min=1, help="Give the K most probable classes only.")] = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="torch, onnx, openvino; auto: a certified ONNX export that is faster here, else torch.", metavar="WORD"
+        ),
+    ] = Engine.auto,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -331,7 +338,8 @@ def predict(
         raise SettingsError("give --json or --csv, not both")
     from headstart import console
 
-    answers = api().predict(run, files, top_k=top_k, reporter=reporter_for(quiet=quiet))
+    reporter = reporter_for(quiet=quiet)
+    answers = api().predict(run, files, top_k=top_k, engine=engine.value, reporter=reporter)
     if as_json:
         print_json(answers)
     elif as_csv:
@@ -342,6 +350,9 @@ def predict(
         raise DataError(
             f"none of the {len(answers)} files could be read", remedy="Their reasons stand beside their names."
         )
+
+
+app.command()(_verb(export))
 
 
 @app.command()

@@ -8,6 +8,7 @@ HeadstartError                 something went wrong that we foresaw
 │   ├── OutputError            the output folder cannot be written, is taken or is held by another run
 │   ├── RunError               a run folder is missing, unfinished or not one of ours
 │   ├── ModelError             a model folder is missing, damaged or of a newer format
+│   ├── ExportError            an export is refused: it does not answer as the model does
 │   └── MissingExtraError      an optional package is not installed
 ├── UnreadableImage            one picture cannot be decoded: it is skipped and reported, never replaced
 └── Interrupted                stopped by Ctrl-C (130) or SIGTERM (143); the state is saved, `resume` goes on
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 __all__ = [
     "DataError",
+    "ExportError",
     "HeadstartError",
     "Interrupted",
     "MissingExtraError",
@@ -76,6 +78,10 @@ class RunError(UserError):
 
 class ModelError(UserError):
     """A model folder is missing, damaged or of a newer format."""
+
+
+class ExportError(UserError):
+    """An export is refused: it does not answer as the model does."""
 
 
 class MissingExtraError(UserError):

@@ -27,6 +27,7 @@ _MODEL_FILES = (
     "headstart.json", "config.json", "model.safetensors", "head.safetensors", "reject.safetensors", "README.md",
 )  # fmt: skip
 _STATE_FILES = ("state.json", "state.safetensors")
+_EXPORT_FILES = ("certificate.json", "model.onnx", "model.xml", "model.bin", "model.pt2")
 _READY = ".settings.json.overtake.tmp"  # of a name that is swept away
 _TOLD = 8  # changes that are named before the rest is counted
 _NEEDED = 50_000_000  # bytes that a run may take; weights and checkpoints come on top, see `check_room`
@@ -242,6 +243,7 @@ def _sweep(folder: Path) -> None:
     own = ("run.json", "settings.json", _READY, ".lock.holder", *_FILES)
     places: dict[Path, tuple[str, ...]] = dict.fromkeys(parts, own)
     places |= dict.fromkeys((place for part in parts for place in part.glob("checkpoints/*")), _STATE_FILES)
+    places |= dict.fromkeys(folder.glob("exports/*-*"), _EXPORT_FILES)
     for place, names in {**places, folder / "model": _MODEL_FILES}.items():
         for path in files.abandoned(place, names):
             with suppress(OSError):  # it costs some room and harms nothing
@@ -254,6 +256,8 @@ def _clear(folder: Path) -> None:
     ours = [folder / "run.json", *(part / name for part in parts for name in _FILES)]
     ours += [folder / "model" / name for name in _MODEL_FILES]
     ours += [place / name for place in _checkpoints(folder) for name in _STATE_FILES]
+    exports = [*folder.glob("exports/*-*")]
+    ours += [place / name for place in exports for name in _EXPORT_FILES]
     try:
         for file in ours:
             file.unlink(missing_ok=True)
@@ -264,6 +268,6 @@ def _clear(folder: Path) -> None:
             remedy="Check permissions, or choose another --out.",
         ) from error
     emptied = [*_checkpoints(folder), *(part / "checkpoints" for part in parts), folder / "model", *parts[1:]]
-    for place in [*emptied, folder / "strategies"]:
+    for place in [*emptied, folder / "strategies", *exports, folder / "exports"]:
         with suppress(OSError):  # something of the user's stands in it
             place.rmdir()

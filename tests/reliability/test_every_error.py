@@ -122,6 +122,12 @@ def _gone_from_the_list(data: Path, place: Path, patch: pytest.MonkeyPatch) -> l
     return ["predict", str(place / "nowhere"), str(files[0])]
 
 
+def _an_export_that_differs(data: Path, place: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    headstart.fit(data, place / "run", source="toy", strategy="frozen", cache=False)
+    patch.setattr("headstart.ship.certify.TOLERANCE", -1.0)
+    return ["export", str(place / "run"), "--quiet"]
+
+
 KINDS: dict[str, tuple[Words, str, str]] = {
     # kind: the command, what it names, what to do
     "DataError": (lambda data, place, _: ["inspect", str(place / "nowhere")], "nowhere", "Check the path"),
@@ -133,6 +139,7 @@ KINDS: dict[str, tuple[Words, str, str]] = {
     "OutputError": (_into_a_file, "run]", "Choose another --out"),
     "RunError": (_broken_run, "settings.json", "Start again"),
     "ModelError": (_gone_from_the_list, "nowhere", "Give the --out folder"),
+    "ExportError": (_an_export_that_differs, "does not answer as the model does", "--max-drop"),
     "MissingExtraError": (_without_an_engine, "openvino", "pip install 'headstart[openvino]'"),
 }  # fmt: skip
 

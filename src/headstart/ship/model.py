@@ -10,10 +10,9 @@ written.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,14 @@ import torch
 from torch import Tensor
 
 from headstart import files
-from headstart.data import augment, read
+from headstart.data import augment
 from headstart.data.loader import Views, batches
-from headstart.errors import DataError, ModelError, SourceError, UserError
+from headstart.errors import ModelError, SourceError, UserError
 from headstart.judge.calibration import softmax
 from headstart.judge.reject import Reject
 from headstart.progress import Reporter, Silent
-from headstart.records import SCHEMA, Card, Item, MemoryOrigin, Plan, Skipped, plain
+from headstart.records import SCHEMA, Card, Item, Plan, Skipped, plain
+from headstart.ship.answers import UNKNOWN, Answers, Prediction, items_of, predictions
 from headstart.sources import open_source
 from headstart.transfer.heads import FittedHead
 from headstart.transfer.memory import in_pieces
@@ -36,52 +36,11 @@ from headstart.transfer.net import TransferNet
 
 __all__ = ["UNKNOWN", "Answers", "Model", "Prediction", "find_model_folder", "load", "softmax"]
 
-UNKNOWN = "unknown"
-"""The label where the reject option gives no answer."""
-
 _KEYS = ("classes", "card", "plan", "head", "golden", "files", "sha256")
 _REJECT = "reject.safetensors"
 _BLANK = "0" * 64  # stands for headstart.json's own sha256 while it is computed
 _AGAIN = "Copy the whole folder again."
 _GOLDEN_TOLERANCE = 1e-3  # on probabilities: other processors round differently, other weights differ far more
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The answer for one input; `error` says why there is none.
-
-    Where the reject option refuses, `label` is "unknown", `best` the likeliest class and `probability` its own.
-    """
-
-    file: str
-    label: str | None = None
-    probability: float | None = None
-    probabilities: Mapping[str, float] = field(default_factory=dict)
-    error: str | None = None
-    best: str | None = None
-
-    def as_dict(self, top_k: int | None = None) -> dict[str, Any]:
-        """What `predict --json` prints: {file, label, probability, probabilities} or {file, error}.
-
-        Only where the reject option refused there is `best` too, the likeliest class.
-        """
-        if self.error is not None:
-            return {"file": self.file, "error": self.error}
-        ranked = sorted(self.probabilities.items(), key=lambda entry: -entry[1])
-        shown = dict(ranked[:top_k]) if top_k else dict(self.probabilities)
-        refused = {} if self.best is None else {"best": self.best}
-        return {
-            "file": self.file, "label": self.label, **refused, "probability": self.probability, "probabilities": shown,
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """Logits float32 (n, classes), NaN where an item cannot be read; whether each gets a label; what was skipped."""
-
-    logits: np.ndarray
-    known: np.ndarray
-    skipped: tuple[Skipped, ...]
 
 
 class Model:
@@ -173,23 +132,12 @@ class Model:
         not exist, when a folder holds no picture, or when nothing was given. The label is "unknown" where the reject
         option refuses.
         """
-        items = _items(inputs)
-        found = self.answers(items, reporter=reporter)
-        reasons = {entry.file: entry.reason for entry in found.skipped}
-        answers = []
-        for item, row, known in zip(items, softmax(found.logits), found.known, strict=True):
-            if np.isnan(row).any():
-                answers.append(Prediction(item.name, error=reasons.get(item.name, "the answer is not a number")))
-                continue
-            likeliest = self.classes[place := int(row.argmax())]
-            label, best = (likeliest, None) if known else (UNKNOWN, likeliest)
-            chances = {name: float(p) for name, p in zip(self.classes, row, strict=True)}
-            answers.append(Prediction(item.name, label, float(row[place]), chances, best=best))
-        return answers
+        items = items_of(inputs)
+        return predictions(items, self.answers(items, reporter=reporter), self.classes)
 
     def predict_proba(self, inputs: Any, *, reporter: Reporter | None = None) -> np.ndarray:
         """Probabilities (n, classes), columns as in `classes`; rows of NaN for inputs that cannot be read."""
-        return softmax(self.logits(_items(inputs), reporter=reporter)[0])
+        return softmax(self.logits(items_of(inputs), reporter=reporter)[0])
 
     # --- the folder -----------------------------------------------------------------------------------------------
 
@@ -257,33 +205,6 @@ class Model:
     def _golden(self) -> dict[str, Any]:
         """Outputs for pictures that any machine can draw again."""
         return {"seed": 0, "n": 3, "probabilities": softmax(self._forward(_golden_images(self.card, 3))[0])}
-
-
-def _items(inputs: Any) -> list[Item]:
-    """Unlabelled items for what a user may give: paths, folders, PIL images, arrays, encoded bytes, alone or many."""
-    items: list[Item] = []
-    for entry in _listed(inputs):
-        if isinstance(entry, (str, os.PathLike)):
-            items += read.find_images([Path(entry).expanduser()])
-        else:
-            items.append(Item(f"item-{len(items):06d}", MemoryOrigin(entry)))
-    if not items:
-        raise DataError("no pictures were given", remedy="Give files, folders, PIL images or arrays.")
-    return items
-
-
-def _listed(inputs: Any) -> list[Any]:
-    """One input as a list of one; an array (n, h, w, 3), or (n, h, w) of grey pictures, as its pictures."""
-    from PIL import Image
-
-    if isinstance(inputs, (str, os.PathLike, bytes, bytearray, Image.Image)):
-        return [inputs]
-    if isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OUS":
-        one = inputs.ndim < 3 or (inputs.ndim == 3 and inputs.shape[-1] in (1, 3, 4))
-        return [inputs] if one else list(inputs)
-    if not isinstance(inputs, Iterable):
-        raise DataError(f"a {type(inputs).__name__} is no picture", remedy="Give files, folders, PIL images or arrays.")
-    return list(inputs)
 
 
 def _divided(net: TransferNet, head: FittedHead, temperature: float) -> tuple[TransferNet, FittedHead]:

@@ -15,12 +15,12 @@ from headstart.transfer._heads_common import Array, accuracy_and_loss
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NEIGHBOURS", "SMOOTHING", "SOFTNESS", "fit_knn", "knn_logits", "knn_module"]
+__all__ = ["NEIGHBOURS", "SMOOTHING", "SOFTNESS", "TIE", "fit_knn", "knn_logits", "knn_module"]
 
 NEIGHBOURS = (1, 3, 5, 11, 21)
 SMOOTHING = (0.01, 0.03, 0.1, 0.3, 1.0)
 SOFTNESS = (0.05, 0.1, 0.2)  # similarity that divides a vote by e
-_TIE = 1e-6  # items this near to the k-th neighbour vote with it, so that rounding decides nothing
+TIE = 1e-6  # items this near to the k-th neighbour vote with it, so that rounding decides nothing
 _ROWS = 1024  # items compared at once
 
 
@@ -38,7 +38,7 @@ def _shares(similarity: Array, labels: Array, *, n_classes: int, choices: Sequen
     m, n = similarity.shape
     places = {k: n - min(k, n) for k, _ in choices}
     parted = np.partition(similarity, sorted(set(places.values())), axis=1)
-    borders = {k: np.maximum(parted[:, place], -2.0) - _TIE for k, place in places.items()}
+    borders = {k: np.maximum(parted[:, place], -2.0) - TIE for k, place in places.items()}
     rows, columns = np.nonzero(similarity >= borders[max(borders)][:, None])
     near, top = similarity[rows, columns], similarity.max(axis=1)
     cells = rows * n_classes + labels[columns]
@@ -93,7 +93,7 @@ def knn_module(arrays: Mapping[str, Array]) -> torch.nn.Module:
             similarity = queries @ held["bank"].T
             border = similarity.topk(self.n_neighbours, dim=1).values[:, -1:]
             votes = torch.softmax(
-                similarity.masked_fill(similarity < border - _TIE, -torch.inf) / held["softness"], dim=1
+                similarity.masked_fill(similarity < border - TIE, -torch.inf) / held["softness"], dim=1
             )
             shares = votes.new_zeros(len(votes), self.width).index_add_(1, held["labels"], votes)
             return torch.log((shares + held["smoothing"] / self.width) / (1 + held["smoothing"]))

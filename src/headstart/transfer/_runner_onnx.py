@@ -29,7 +29,10 @@ from headstart.errors import OutputError
 from headstart.records import Card
 from headstart.transfer._runner_torch import Compute
 
-__all__ = ["ENGINES", "EXTRAS", "PRECISIONS", "export", "keep", "kept", "missing", "short_version", "version_of"]
+__all__ = [
+    "ENGINES", "EXTRAS", "PRECISIONS", "export", "keep", "kept", "missing", "own_signal_stack", "short_version",
+    "silent_output", "version_of",
+]  # fmt: skip
 
 _FORMAT = 1
 _OPSET = 17  # the first with LayerNormalization, and read by every version of the engines that we allow
@@ -69,7 +72,7 @@ def export(module: nn.Module, card: Card, images: Tensor) -> bytes:
     example = (images.clone(memory_format=torch.channels_last),)
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["rows"]}
     exporter: Callable[..., Any] = torch.onnx.export
-    with _silent_output(), warnings.catch_warnings(), torch.no_grad():
+    with silent_output(), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter warns of its own age, and of every number it takes as fixed
         if "dynamo" not in inspect.signature(exporter).parameters:
             made: bytes = exporter(whole, example, **names).model_proto.SerializeToString()
@@ -79,7 +82,7 @@ def export(module: nn.Module, card: Card, images: Tensor) -> bytes:
 
 
 @contextmanager
-def _silent_output() -> Iterator[None]:
+def silent_output() -> Iterator[None]:
     """Nothing reaches the process's standard output: where an export fails, torch's C++ prints the graph there."""
     try:
         sys.stdout.flush()
@@ -157,7 +160,7 @@ class _SignalStack(ctypes.Structure):
 
 
 @contextmanager
-def _own_signal_stack() -> Iterator[None]:
+def own_signal_stack() -> Iterator[None]:
     """Let signals run on the stack on which they ran before the block.
 
     Where the processor has AMX, OpenVINO gives the thread a stack for signals that is too small for one: the first
@@ -184,7 +187,7 @@ def _openvino(data: bytes, *, threads: int, precision: str) -> Compute:
         "INFERENCE_NUM_THREADS": threads,
         "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share one core
     }
-    with _own_signal_stack():
+    with own_signal_stack():
         import openvino
 
         core = openvino.Core()

@@ -1,0 +1,133 @@
+"""The pictures that a finished run was judged on, and those it was trained on, found again in the data.
+
+Which they are stands in predictions.csv and in the model (`seen`); what they show is read from the data anew.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart import files, runfolder
+from headstart.data import decode
+from headstart.data.facts import load_data
+from headstart.errors import DataError, RunError, UnreadableImage
+from headstart.records import Dataset, Item
+from headstart.ship.evaluate import SEEN_DIGITS
+
+__all__ = ["Sealed", "read_sealed", "run_of", "training_items"]
+
+_TOLD = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """Items that a run was judged on, in the order of predictions.csv, with what it said of them.
+
+    `labels` [n] are places in the run's classes, `probabilities` [n, classes] as written there (None: not written).
+    `held_out` says whether they were kept out of training; without a test set they are the training items themselves.
+    """
+
+    dataset: Dataset
+    items: tuple[Item, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray | None
+    held_out: bool
+
+
+def run_of(place: str | Path) -> Path:
+    """The run folder at `place` or around it (RUN, RUN/model, RUN/pruned/NAME). Raises RunError when there is none."""
+    folder = Path(place).expanduser()
+    for candidate in (folder, *list(folder.resolve().parents)[:2]):
+        if (candidate / "run.json").is_file() and (candidate / "predictions.csv").is_file():
+            return candidate
+    raise RunError("no finished run here", where=place, remedy="Give the --out folder of `headstart fit`.")
+
+
+def read_sealed(run: Path, data: str | Path | None = None) -> Sealed:
+    """The judged items of a run folder, read again from the run's data or from `data`, where these have moved.
+
+    Raises RunError when the run's data were in memory, DataError when a picture is missing or has another label.
+    """
+    record = runfolder.read(run / "run.json")
+    dataset = load_data(data if data is not None else _data_of(run, record), group=record["settings"].get("group"))
+    with (run / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    classes: Sequence[str] = record["data"]["classes"]
+    items = _named(dataset, rows)
+    labels = np.array([classes.index(row["label"]) for row in rows], dtype=np.int64)
+    told = [f"p_{name}" for name in classes]
+    said = None
+    if rows and told[0] in rows[0]:  # of many classes predictions.csv holds two probabilities alone
+        said = np.array([[float(row[name]) for name in told] for row in rows])
+    return Sealed(dataset, items, labels, said, "test" in record["scores"])
+
+
+def _data_of(run: Path, record: Mapping[str, Any]) -> str:
+    """Where the run's data are."""
+    path = str(record["data"]["path"])
+    if path == "memory":
+        raise RunError("the run's data were in memory", where=run, remedy="Give them with --data DATA.")
+    started = run / "settings.json"
+    base = Path(runfolder.read(started)["directory"]) if started.is_file() else Path.cwd()
+    found = runfolder.anchored(path, base) or path
+    if not Path(found).expanduser().exists():
+        raise RunError(f"the run's data are no longer at {path}", where=run, remedy="Say with --data DATA where.")
+    return found
+
+
+def _named(dataset: Dataset, rows: Sequence[Mapping[str, str]]) -> tuple[Item, ...]:
+    """The items of predictions.csv, with the labels that stand there."""
+    known = {item.name: item for item in dataset.items}
+    lost = [row["file"] for row in rows if row["file"] not in known]
+    if lost:
+        raise DataError(
+            f"{len(lost)} of the {len(rows)} pictures that the run was judged on are not there: {_some(lost)}",
+            where=dataset.path,
+            remedy="Say with --data DATA where the run's data are now.",
+        )
+    items = tuple(known[row["file"]] for row in rows)
+    other = [
+        row["file"]
+        for row, item in zip(rows, items, strict=True)
+        if item.label is None or dataset.classes[item.label] != row["label"]
+    ]
+    if other:
+        raise DataError(
+            f"{len(other)} pictures have other labels now: {_some(other)}",
+            where=dataset.path,
+            remedy="Say with --data DATA where the run's data are, or start a new run.",
+        )
+    return items
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_TOLD]) + (", …" if len(names) > _TOLD else "")
+
+
+def training_items(sealed: Sealed, seen: Sequence[str], *, most: int, seed: int = 0) -> list[Item]:
+    """Up to `most` items whose bytes the model was made with, drawn by the seed.
+
+    Without a list of what it has seen these are any items that were not judged.
+    """
+    judged, known = {item.name for item in sealed.items} if sealed.held_out else set(), set(seen)
+    pool = [item for item in sealed.dataset.items if item.name not in judged]
+    found: list[Item] = []
+    for place in np.random.default_rng(seed).permutation(len(pool)):
+        if len(found) == most:
+            break
+        if not known or _digits(pool[place]) in known:
+            found.append(pool[place])
+    return found
+
+
+def _digits(item: Item) -> str:
+    try:
+        return files.hash_bytes(decode.read_bytes(item))[:SEEN_DIGITS]
+    except UnreadableImage:
+        return ""
