@@ -135,6 +135,22 @@ def test_clearing_takes_one_kind_or_all() -> None:
     assert cache.entries() == []
 
 
+def test_a_folder_stays_known_until_all_of_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, unlink = keep("a", used=100), Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".safetensors":
+            raise PermissionError
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.unlink", refuse)
+        assert cache.clear() == []
+    assert [entry.place for entry in cache.entries()] == [folder]
+    assert [entry.place for entry in cache.clear()] == [folder]
+    assert not folder.exists()
+
+
 def test_folders_of_the_first_format_are_seen_and_removed() -> None:
     folder = files.home() / "features" / "ab" / ("ab" * 32)
     files.write_json(folder / "key.json", {"format": 1, "weights": "x", "views": 1, "pooling": "native", "dtype": "f"})

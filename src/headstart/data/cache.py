@@ -287,7 +287,10 @@ def clear(kind: str | None = None) -> list[Entry]:
 def _removed(place: Path) -> bool:
     """Remove an exported network, or our files of a folder and what is empty then; whether that was done."""
     done = True
-    for path in [place] if place.suffix == ".onnx" else _own_files(place) if place.is_dir() else []:
+    ours = [place] if place.suffix == ".onnx" else _own_files(place) if place.is_dir() else []
+    for path in sorted(ours, key=lambda path: path.name == "key.json"):
+        if path.name == "key.json" and not done:
+            break  # what could not be removed is still known, and counted
         try:
             path.unlink(missing_ok=True)
         except OSError:  # it is not ours to remove
