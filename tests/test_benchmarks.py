@@ -151,3 +151,9 @@ def test_the_pixels_of_an_export_are_compared_with_those_of_the_loader(
     assert capsys.readouterr().out.count("the graph equals the loader") == 2
     pixels.drafts(frozen_run, 2)
     assert "24 photos enlarged 2 times: 0.0% of values differ" in capsys.readouterr().out  # too small to be drafted
+
+
+def test_what_alone_costs_is_measured_and_alone_has_the_bits_of_alone() -> None:
+    rows = __import__("alone").measured("test_resnet", pictures=8, side=32)
+    assert [size for size, _, _ in rows] == [1, 8, 32]
+    assert rows[0][2] == 8

@@ -102,11 +102,14 @@ def test_the_surest_errors_come_first(bench: Bench, candidate: Candidate) -> Non
     logits = np.eye(3)[labels].astype(np.float32) * 5
     for place, sure in ((3, 2.0), (7, 9.0), (11, 4.0)):
         logits[place] = np.eye(3)[(labels[place] + 1) % 3] * sure
-    pictures = record._errors(bench, replace(candidate, logits={**candidate.logits, "test": logits}))
+    model = record.bare_model(bench, candidate)
+    pictures = record._errors(bench, replace(candidate, logits={**candidate.logits, "test": logits}), model)
     names = [item.name for item in bench.samples("test").items]
     assert [p.name for p in pictures] == [names[7], names[11], names[3]]
     assert all(p.predicted != p.label for p in pictures)
     assert pictures[0].probability == pytest.approx(softmax(logits)[7].max())
+    assert all(p.map == b"" or p.map.startswith(b"\x89PNG") for p in pictures)
+    assert any(p.map for p in pictures)
 
 
 def test_a_picture_that_vanished_before_the_report_does_not_end_the_run(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from headstart.progress import Reporter
     from headstart.settings import Settings
     from headstart.ship.model import Model, load
-    from headstart.shipping import export
+    from headstart.shipping import explain, export, serve
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _PLACES = {
     "headstart.progress": "Reporter",
     "headstart.settings": "Settings",
     "headstart.ship.model": "Model load",
-    "headstart.shipping": "export",
+    "headstart.shipping": "explain export serve",
 }
 _HOMES = {name: (module, name) for module, names in _PLACES.items() for name in names.split()}
 _HOMES["list_sources"] = ("headstart.api", "sources")  # `headstart.sources` is the package of that name
@@ -57,6 +57,7 @@ __all__ = [
     "advise",
     "compare",
     "evaluate",
+    "explain",
     "export",
     "fit",
     "inspect",
@@ -66,6 +67,7 @@ __all__ = [
     "rank_sources",
     "resume",
     "sample",
+    "serve",
     "subset",
 ]
 

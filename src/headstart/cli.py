@@ -29,7 +29,7 @@ from headstart._cli_options import (
     strategies_of,
     with_settings,
 )
-from headstart._cli_shipping import Engine, export
+from headstart._cli_shipping import AnsweredBy, Engine, explain, export, serve
 from headstart.errors import DataError, HeadstartError, Interrupted, OutputError, SettingsError
 from headstart.progress import reporter_for, safe
 
@@ -324,12 +324,7 @@ def predict(
     *,
     as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV to standard output.")] = False,
     top_k: Annotated[int | None, typer.Option(min=1, help="Give the K most probable classes only.")] = None,
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            help="torch, onnx, openvino; auto: a certified ONNX export that is faster here, else torch.", metavar="WORD"
-        ),
-    ] = Engine.auto,
+    engine: AnsweredBy = Engine.auto,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -353,6 +348,8 @@ def predict(
 
 
 app.command()(_verb(export))
+app.command()(_verb(explain))
+app.command()(_verb(serve))
 
 
 @app.command()

@@ -21,6 +21,7 @@ from headstart.judge import diagnosis, intervals, scoring
 from headstart.judge.label_issues import to_csv
 from headstart.records import SCHEMA, Item, Scores, plain
 from headstart.ship.evaluate import SEEN_DIGITS
+from headstart.ship.explain import looked_at
 from headstart.ship.model import Model, softmax
 from headstart.stages import Bench, Candidate
 
@@ -266,13 +267,14 @@ def _model(bench: Bench, chosen: Candidate, found: Mapping[str, Any], facts: Map
 
 def write_run(folder: Path, bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> None:
     """Write model, predictions, report, and run.json last: a folder with run.json is whole."""
-    build_model(bench, chosen, record).save(folder / "model", readme=report.to_markdown(record))
+    model = build_model(bench, chosen, record)
+    model.save(folder / "model", readme=report.to_markdown(record))
     files.write_text(folder / "predictions.csv", predictions_csv(bench, chosen))
     issues = record.get("label_issues") or []
     if issues:
         files.write_text(folder / "label_issues.csv", to_csv(issues))
     pictures = {
-        "sample": _sample(bench), "errors": _errors(bench, chosen), "label_issues": _doubtful(bench, issues),
+        "sample": _sample(bench), "errors": _errors(bench, chosen, model), "label_issues": _doubtful(bench, issues),
     }  # fmt: skip
     files.write_text(folder / "report.html", report.render(record, pictures=pictures))
     files.write_text(folder / "report.md", report.to_markdown(record))
@@ -330,14 +332,15 @@ def _doubtful(bench: Bench, issues: Sequence[Mapping[str, Any]]) -> list[report.
     return _pictures(bench, wanted)
 
 
-def _errors(bench: Bench, candidate: Candidate) -> list[report.Picture]:
-    """The judged items that were most confidently wrong."""
+def _errors(bench: Bench, candidate: Candidate, model: Model) -> list[report.Picture]:
+    """The judged items that were most confidently wrong, with what the model looked at."""
     samples = bench.samples(bench.judged_split)
     chances = softmax(candidate.logits[bench.judged_split])
     predicted = chances.argmax(1)
     wrong = np.flatnonzero((predicted != samples.labels) & np.isfinite(chances).all(axis=1))
     worst = wrong[np.argsort(-chances[wrong].max(1), kind="stable")][:_GALLERY]
     classes = bench.dataset.classes
+    maps = looked_at(model, [samples.items[i] for i in worst], [int(predicted[i]) for i in worst])
     wanted = [
         (
             samples.items[i],
@@ -345,8 +348,9 @@ def _errors(bench: Bench, candidate: Candidate) -> list[report.Picture]:
                 "label": classes[samples.labels[i]],
                 "predicted": classes[predicted[i]],
                 "probability": float(chances[i].max()),
+                "map": drawn,
             },
         )
-        for i in worst
+        for i, drawn in zip(worst, maps, strict=True)
     ]
     return _pictures(bench, wanted)

@@ -1,25 +1,28 @@
-"""From a finished run to something deployed: the verbs beside those of api.
+"""From a finished run to something that is used: export, explain and serve, beside the verbs of api.
 
-Every verb leaves the run's own files as they are, but for report.html, which tells of what was made.
+Every verb leaves the run's own files as they are, but for report.html, which tells of what was exported.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart import files
-from headstart.errors import ModelError, SettingsError, did_you_mean
+from headstart.errors import DataError, MissingExtraError, ModelError, SettingsError, did_you_mean
 from headstart.progress import Reporter, Silent
 
 if TYPE_CHECKING:
     from headstart.ship.exported import ExportedModel
     from headstart.ship.model import Model
+    from headstart.ship.neighbours import Neighbours
 
-__all__ = ["ENGINES", "answering", "export"]
+__all__ = ["ENGINES", "answering", "explain", "export", "serve"]
 
 ENGINES = ("auto", "torch", "onnx", "openvino")
-"""What `predict` may be computed by."""
+"""What the answers of `predict` and `serve` may be computed by."""
 
 
 def export(
@@ -117,3 +120,117 @@ def answering(run: str | Path, engine: str = "auto", *, reporter: Reporter | Non
         from headstart.ship.model import load
 
     return load(run)
+
+
+# --- explaining and serving ----------------------------------------------------------------------------------------
+
+
+def explain(
+    run: str | Path,
+    files: Any,
+    out: str | Path | None = None,
+    *,
+    data: Any = None,
+    neighbours: bool = True,
+    reporter: Reporter | None = None,
+) -> list[dict[str, Any]]:
+    """What each answer of a run's model rests on: where it looked, what would flip it, the training pictures like it.
+
+    Args:
+        run: The folder of a run or of a model.
+        files: Files, folders, PIL images or arrays, one or a list; the explanations keep their order.
+        out: The folder to write explain.html and explain.json into; None writes nothing.
+        data: Where the run's data are now; None takes the place that the run recorded.
+        neighbours: Look for the training pictures most like each one; where they are gone a note says so.
+        reporter: Who is told where the work is; None tells nobody.
+
+    Returns for each picture what `predict` gives and `runner_up`, `margin`, `looked_at`, `covered`, `flip` and
+    `neighbours`. Raises ModelError when the model cannot be opened, DataError when a path does not exist, or when
+    `data` are given and are not the run's.
+    """
+    from headstart.sources._importing import uncollected
+
+    with uncollected():
+        from headstart.ship.answers import items_of
+        from headstart.ship.explaining import explain_items, write_explanations
+        from headstart.ship.model import load
+
+    model, told = load(run), reporter or Silent()
+    items = items_of(files)
+    bank = _neighbours(model, run, data, told)[0] if neighbours else None
+    found = explain_items(model, items, neighbours=bank, reporter=told)
+    if out is not None:
+        write_explanations(Path(out).expanduser(), found)
+    return [one.facts for one in found]
+
+
+def serve(
+    run: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allow_hosts: Sequence[str] = (),
+    data: Any = None,
+    neighbours: bool = True,
+    engine: str = "auto",
+    reporter: Reporter | None = None,
+) -> None:
+    """Answer over HTTP until Ctrl-C or SIGTERM: a page at /, answers at /predict (docs/serve.md).
+
+    Args:
+        run: The folder of a run or of a model.
+        host: The address to listen on; by default only this machine can connect.
+        port: The port; 0 takes a free one.
+        allow_hosts: Names by which the server may be called, besides addresses and localhost.
+        data: Where the run's data are now, for the nearest training pictures; None: where the run recorded them.
+        neighbours: Show the nearest training pictures, to whoever can connect.
+        engine: What computes the answers, as for api.predict; maps and neighbours are torch's.
+        reporter: Who is told the address; None tells nobody.
+
+    Raises ModelError when the model cannot be opened or was not exported, SettingsError when nothing can listen there,
+    and MissingExtraError without FastAPI and uvicorn.
+    """
+    from importlib.util import find_spec
+
+    for package in ("fastapi", "uvicorn"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "serve", "headstart serve")
+    from headstart.ship.model import Model, load
+    from headstart.ship.serve.app import create_app
+    from headstart.ship.serve.limits import Limits
+    from headstart.ship.serve.server import listening, server_for
+    from headstart.ship.serve.service import Service
+
+    told, limits = reporter or Silent(), Limits()
+    with listening(host, port) as sock:
+        answerer = answering(run, engine, reporter=told)
+        model = answerer if isinstance(answerer, Model) else load(run)
+        bank, without = _neighbours(model, run, data, told) if neighbours else (None, "they were not asked for")
+        service = Service(model, run, answerer=answerer, neighbours=bank, without=without, most_pixels=limits.pixels)
+        app = create_app(service, limits=limits, hosts=[*allow_hosts, host])
+        at = _address(sock.getsockname())
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            told.note(
+                "whoever can reach this machine can use the model" + (" and see training pictures" if bank else "")
+            )
+        ready = partial(told.say, f"{run} answers at {at} until Ctrl-C")
+        server_for(app, limits, ready=ready).run(sockets=[sock])
+    told.say("stopped")
+
+
+def _address(name: tuple[Any, ...]) -> str:
+    host, port = name[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _neighbours(model: Model, run: str | Path, data: Any, reporter: Reporter) -> tuple[Neighbours | None, str]:
+    """The training pictures, or None and why there are none: only data that were named must be there."""
+    from headstart.ship.neighbours import find_neighbours
+
+    try:
+        return find_neighbours(model, run, data=data, reporter=reporter), ""
+    except DataError as error:
+        if data is not None:
+            raise
+        reporter.note(f"no nearest training pictures: {error}")
+        return None, error.what

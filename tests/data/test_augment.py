@@ -246,3 +246,30 @@ print(found)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[0]"
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("size", [(40, 80), (80, 40), (64, 64), (3, 200), (500, 300)])
+@pytest.mark.parametrize("crop_pct", [0.5, 0.875, 1.0])
+def test_the_box_of_the_view_is_the_part_that_the_view_shows(
+    crop_mode: str, size: tuple[int, int], crop_pct: float
+) -> None:
+    # Two ramps, down and across: their values at the view's middle and edges say where in the picture these lie.
+    card = Card("toy", input_size=(3, 32, 48), mean=(0.0, 0.0, 0.0), crop_pct=crop_pct, crop_mode=crop_mode)
+    tall, wide = size
+    image = np.zeros((tall, wide, 3), np.uint8)
+    image[:, :, 0] = np.round((np.arange(tall)[:, None] + 0.5) / tall * 255)
+    image[:, :, 1] = np.round((np.arange(wide)[None, :] + 0.5) / wide * 255)
+    view = augment.center_view(image, card).numpy().astype(float) / 255
+    top, left, bottom, right = augment.view_box(tall, wide, card)
+    down = top + (np.arange(32) + 0.5) / 32 * (bottom - top)
+    across = left + (np.arange(48) + 0.5) / 48 * (right - left)
+    rows, columns = (down > 0.1) & (down < 0.9), (across > 0.1) & (across < 0.9)
+    if rows.any() and columns.any():
+        inside = view[:, rows][:, :, columns]
+        np.testing.assert_allclose(
+            inside[0], np.repeat(down[rows][:, None], columns.sum(), 1), atol=0.5 / min(tall, 32) + 0.02
+        )
+        np.testing.assert_allclose(
+            inside[1], np.repeat(across[columns][None], rows.sum(), 0), atol=0.5 / min(wide, 48) + 0.02
+        )

@@ -30,6 +30,16 @@ def jpeg(colour: tuple[int, int, int], side: int = 48) -> bytes:
     return stream.getvalue()
 
 
+def _map() -> bytes:
+    """A transparent PNG, as the map of where a model looked."""
+    stream = io.BytesIO()
+    Image.merge("LA", [Image.linear_gradient("L").resize((16, 16))] * 2).save(stream, "PNG")
+    return stream.getvalue()
+
+
+MAP = _map()
+
+
 def pictures(names: list[str], classes: list[str]) -> dict[str, list[Picture]]:
     """A sample and errors with these names."""
     paint = random.Random(0)
@@ -39,7 +49,7 @@ def pictures(names: list[str], classes: list[str]) -> dict[str, list[Picture]]:
     ]
     sample = [Picture(name, data, label) for name, data, label in made]
     wrong = [
-        Picture(name, data, label, predicted=classes[(i + 1) % len(classes)], probability=0.98 - i / 50)
+        Picture(name, data, label, predicted=classes[(i + 1) % len(classes)], probability=0.98 - i / 50, map=MAP)
         for i, (name, data, label) in enumerate(made)
     ]
     return {"sample": sample, "errors": wrong}

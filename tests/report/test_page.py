@@ -139,7 +139,7 @@ def test_tables_have_captions_and_scopes_and_pictures_have_alternatives() -> Non
     tags = [tag for tag, _ in found.tags]
     assert tags.count("caption") == tags.count("table") > 5
     assert all(attrs.get("scope") in ("col", "row") for attrs in found.all("th"))
-    assert all(attrs.get("alt") for attrs in found.all("img"))
+    assert all(attrs.get("alt") or attrs.get("class") == "map" for attrs in found.all("img"))
     for landmark in ("main", "nav", "header", "footer"):
         assert tags.count(landmark) == 1
 
@@ -147,7 +147,10 @@ def test_tables_have_captions_and_scopes_and_pictures_have_alternatives() -> Non
 def test_the_page_holds_no_script_and_no_address_that_would_be_fetched() -> None:
     found = page(full(), full_pictures())
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in found.tags}
-    assert all(str(attrs["src"]).startswith("data:image/jpeg;base64,") for attrs in found.all("img"))
+    assert all(
+        str(attrs["src"]).startswith(("data:image/jpeg;base64,", "data:image/png;base64,"))
+        for attrs in found.all("img")
+    )
     policy = next(attrs for attrs in found.all("meta") if attrs.get("http-equiv") == "Content-Security-Policy")
     assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -303,3 +306,14 @@ def test_the_page_names_the_engine_of_the_features_and_how_far_off_it_is() -> No
     assert "openvino-2026.4/fp32, whose numbers are within 3e-06 of the largest value" in render(run, pictures={})
     del run["work"]["engine"]
     assert "They come from" not in render(run, pictures={})
+
+
+def test_errors_have_maps_that_a_switch_shows_and_none_where_there_are_none() -> None:
+    shown = pictures(["ants/1.jpg", "bees/2.jpg"], ["ants", "bees"])
+    page = Page(render(full(), pictures=shown))
+    maps = [attributes for tag, attributes in page.tags if tag == "img" and attributes.get("class") == "map"]
+    assert [attributes["alt"] for attributes in maps] == ["Map of where the model looked"] * 2
+    assert [attributes["type"] for tag, attributes in page.tags if tag == "input"] == ["checkbox"]
+    bare = {**shown, "errors": [Picture(one.name, one.data, one.label) for one in shown["errors"]]}
+    page = Page(render(full(), pictures=bare))
+    assert not [tag for tag, _ in page.tags if tag == "input"]

@@ -158,3 +158,18 @@ def test_charts_keep_their_labels_inside_and_rows_apart(browser: Any, files: dic
     )
     assert outside == []
     view.close()
+
+
+def test_maps_cover_their_pictures_and_can_be_switched_off_without_a_script(
+    browser: Any, files: dict[str, str]
+) -> None:
+    view, _, _ = opened(browser, files["full"])
+    pairs = view.evaluate(
+        "[...document.querySelectorAll('.map')].map(m => [m, m.previousElementSibling].map(e => {"
+        " const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height].map(Math.round); }))"
+    )
+    assert len(pairs) == 3
+    assert all(over == below for over, below in pairs)
+    view.uncheck("#maps")
+    assert view.locator(".map:visible").count() == 0
+    view.close()

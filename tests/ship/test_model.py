@@ -434,3 +434,13 @@ def test_moving_to_a_device_keeps_the_answers(model: Model) -> None:
     before = model.predict_proba(picture("bar", 903))
     assert model.to("cpu") is model
     assert np.array_equal(model.predict_proba(picture("bar", 903)), before)
+
+
+def test_an_answer_does_not_depend_on_the_pictures_that_are_predicted_with_it(frozen_run: Path) -> None:
+    model = load(frozen_run)
+    photos = [picture(("bar", "disc", "square")[n % 3], 600 + n).resize((30 + n, 90 - n)) for n in range(40)]
+    together = model.predict(photos)
+    assert len({answer.probability for answer in together}) > 30
+    for one, answer in zip(photos, together, strict=True):
+        assert model.predict([one])[0].probabilities == answer.probabilities
+    assert model.predict(photos[::-1])[0].probabilities == together[-1].probabilities

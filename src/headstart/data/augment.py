@@ -29,6 +29,7 @@ __all__ = [
     "draft_side",
     "flipped_view",
     "normalise",
+    "view_box",
 ]
 
 VERSION = 1
@@ -82,16 +83,37 @@ def draft_side(card: Card) -> int:
 def center_view(image: np.ndarray, card: Card) -> Tensor:
     """The evaluation view of an H×W×3 uint8 picture: resized and cropped as the card says."""
     height, width = card.input_size[1:]
-    scaled_h, scaled_w = math.floor(height / card.crop_pct), math.floor(width / card.crop_pct)
-    tall, wide = image.shape[:2]
-    if card.crop_mode == "squash":
-        size = (scaled_h, scaled_w)
-    elif card.crop_mode == "border":
-        ratio = min(scaled_h / tall, scaled_w / wide)
-        size = (max(1, round(tall * ratio)), max(1, round(wide * ratio)))
-    else:
-        size = _covering(tall, wide, scaled_h, scaled_w)
+    size = _scaled(image.shape[0], image.shape[1], card)
     return _center_crop(_resize(_tensor(image), size, card.interpolation), height, width, card)
+
+
+def view_box(tall: int, wide: int, card: Card) -> tuple[float, float, float, float]:
+    """Which part of a picture of `tall` × `wide` pixels the evaluation view shows: top, left, bottom, right.
+
+    They are shares of the picture's height and width; below 0 and above 1 lies what a border was added for.
+    """
+    height, width = card.input_size[1:]
+    scaled_h, scaled_w = _scaled(tall, wide, card)
+    top, left = _offset(scaled_h, height), _offset(scaled_w, width)
+    return top / scaled_h, left / scaled_w, (top + height) / scaled_h, (left + width) / scaled_w
+
+
+def _scaled(tall: int, wide: int, card: Card) -> tuple[int, int]:
+    """The size to which the evaluation view resizes a picture before it crops."""
+    height, width = card.input_size[1:]
+    scaled_h, scaled_w = math.floor(height / card.crop_pct), math.floor(width / card.crop_pct)
+    if card.crop_mode == "squash":
+        return scaled_h, scaled_w
+    if card.crop_mode == "border":
+        ratio = min(scaled_h / tall, scaled_w / wide)
+        return max(1, round(tall * ratio)), max(1, round(wide * ratio))
+    return _covering(tall, wide, scaled_h, scaled_w)
+
+
+def _offset(scaled: int, wanted: int) -> int:
+    """Where the crop begins along a side; negative where a border is added."""
+    filled = max(scaled, wanted)
+    return round((filled - wanted) / 2) - (filled - scaled) // 2
 
 
 def flipped_view(image: np.ndarray, card: Card) -> Tensor:

@@ -40,6 +40,7 @@ __all__ = [
     "decode",
     "examine",
     "from_memory",
+    "header_size",
     "is_array",
     "load",
     "read_bytes",
@@ -227,7 +228,7 @@ def examine(data: bytes, name: str, *, draft: int | None = None) -> Decoded:
     except UnreadableImage:
         raise
     except Image.DecompressionBombError as error:
-        size = _header_size(data)
+        size = header_size(data)
         count = re.search(r"\d+ pixels", str(error))
         shown = f"{size[0]} x {size[1]} pixels" if size else count[0] if count else "too many pixels"
         raise UnreadableImage(name, f"decompression bomb: {shown}") from error
@@ -415,8 +416,11 @@ def _bomb(shape: tuple[int, int], size: int | None) -> bool:
     return pixels > MAX_PIXELS or (size is not None and pixels > max(_LARGE, _DENSE * size))
 
 
-def _header_size(data: bytes) -> tuple[int, int] | None:
-    """The size that the header claims, asked of the plugins themselves since Image.open refuses to give it."""
+def header_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height that the header claims, undecoded; None where no plugin knows it.
+
+    The plugins are asked themselves, since Image.open refuses to give the size of a bomb.
+    """
     for name in FORMATS:
         factory, accept = Image.OPEN[name]
         try:

@@ -6,11 +6,15 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headstart.report.picture import Picture
 
-__all__ = ["environment", "render", "with_section"]
+if TYPE_CHECKING:
+    import jinja2
+    from markupsafe import Markup
+
+__all__ = ["environment", "render", "style", "with_section"]
 
 _HERE = Path(__file__).parent
 
@@ -21,13 +25,9 @@ def render(run: Mapping[str, Any], *, pictures: Mapping[str, Sequence[Picture]])
     `pictures["sample"]` shows the data and `pictures["errors"]` the most confident errors; both may be missing,
     and so may any part of the record: its section is left out.
     """
-    from markupsafe import Markup
-
     from headstart.report.view import view
 
-    style = Markup((_HERE / "report.css").read_text(encoding="utf-8"))
-    page: str = environment().get_template("report.html.j2").render(style=style, **view(run, pictures))
-    return page
+    return environment().get_template("report.html.j2").render(style=style(), **view(run, pictures))
 
 
 def with_section(page: str, name: str, title: str, section: str) -> str:
@@ -44,8 +44,15 @@ def with_section(page: str, name: str, title: str, section: str) -> str:
     return page.replace('<section id="made"', f'{section.strip()}\n\n<section id="made"', 1)
 
 
-def environment() -> Any:
-    """The templates, which write every value harmless."""
+def style() -> Markup:
+    """The style of every page."""
+    from markupsafe import Markup
+
+    return Markup((_HERE / "report.css").read_text(encoding="utf-8"))
+
+
+def environment() -> jinja2.Environment:
+    """The templates; whatever they write is escaped, and names are made harmless."""
     import jinja2
     from markupsafe import Markup
 

@@ -15,7 +15,8 @@ class Picture:
     """One picture of a report: JPEG bytes and the words below it.
 
     `label` is the true class, `predicted` what the model said and `probability` how sure it was (0 to 1);
-    the last two are empty for a picture that only shows the data.
+    the last two are empty for a picture that only shows the data. `map` is a transparent PNG of the same proportions
+    that shows where the model looked.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Picture:
     predicted: str = ""
     probability: float | None = None
     note: str = ""
+    map: bytes = field(default=b"", repr=False)
 
 
 def data_uri(data: bytes) -> str:

@@ -66,6 +66,7 @@ def _picture(picture: Picture) -> dict[str, str]:
         said += f", predicted {picture.predicted}"
     return {
         "src": data_uri(picture.data),
+        "map": data_uri(picture.map),
         "alt": said,
         "name": picture.name,
         "label": picture.label,

@@ -116,7 +116,16 @@ class Model:
         return Answers(table, known, tuple(skipped))
 
     def _forward(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Calibrated logits, and whether each image gets a label, in one pass."""
+        """Calibrated logits, and whether each image gets a label, in one pass.
+
+        On the processor every image is computed alone: its numbers must not depend on its company, and the libraries
+        below add up in another order for another number of images.
+        """
+        size = 1 if self.device == "cpu" else len(images)
+        found = [self._computed(images[at : at + size]) for at in range(0, len(images), size)]
+        return np.concatenate([logits for logits, _ in found]), np.concatenate([known for _, known in found])
+
+    def _computed(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         inputs = augment.normalise(images.to(self.device), self.card).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             logits, features = (part.float().cpu().numpy() for part in self.net.both(inputs))
@@ -132,7 +141,10 @@ class Model:
         not exist, when a folder holds no picture, or when nothing was given. The label is "unknown" where the reject
         option refuses.
         """
-        items = items_of(inputs)
+        return self.predict_items(items_of(inputs), reporter=reporter)
+
+    def predict_items(self, items: Sequence[Item], *, reporter: Reporter | None = None) -> list[Prediction]:
+        """The answers of `predict` for items."""
         return predictions(items, self.answers(items, reporter=reporter), self.classes)
 
     def predict_proba(self, inputs: Any, *, reporter: Reporter | None = None) -> np.ndarray:

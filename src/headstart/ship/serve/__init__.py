@@ -1,0 +1,1 @@
+"""A model behind HTTP: a page for people, JSON for programs, on this machine unless told otherwise."""
