@@ -222,6 +222,7 @@ def main() -> None:
     told = _load(int(sys.argv[1]), int(sys.argv[2]))
     told["peak_mb"] = most_memory()
     out.write(json.dumps(told))
+    out.flush()  # Python itself flushes what is called sys.stdout, which is another one now
 
 
 if __name__ == "__main__":
