@@ -27,7 +27,6 @@ _MODEL_FILES = (
     "headstart.json", "config.json", "model.safetensors", "head.safetensors", "reject.safetensors", "README.md",
 )  # fmt: skip
 _STATE_FILES = ("state.json", "state.safetensors")
-_EXPORT_FILES = ("certificate.json", "model.onnx", "model.xml", "model.bin", "model.pt2")
 _READY = ".settings.json.overtake.tmp"  # of a name that is swept away
 _TOLD = 8  # changes that are named before the rest is counted
 _NEEDED = 50_000_000  # bytes that a run may take; weights and checkpoints come on top, see `check_room`
@@ -237,13 +236,20 @@ def _parts(folder: Path) -> list[Path]:
     return [folder, folder / "scratch", *folder.glob("strategies/*")]
 
 
+def _export_files() -> tuple[str, ...]:
+    """The files of an export's folder."""
+    from headstart.ship.exported import CERTIFICATE, PAYLOAD  # not above: api would load NumPy with this module
+
+    return (CERTIFICATE, *PAYLOAD)
+
+
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left: whoever holds the folder is its only writer."""
     parts = _parts(folder)
     own = ("run.json", "settings.json", _READY, ".lock.holder", *_FILES)
     places: dict[Path, tuple[str, ...]] = dict.fromkeys(parts, own)
     places |= dict.fromkeys((place for part in parts for place in part.glob("checkpoints/*")), _STATE_FILES)
-    places |= dict.fromkeys(folder.glob("exports/*-*"), _EXPORT_FILES)
+    places |= dict.fromkeys(folder.glob("exports/*-*"), _export_files())
     for place, names in {**places, folder / "model": _MODEL_FILES}.items():
         for path in files.abandoned(place, names):
             with suppress(OSError):  # it costs some room and harms nothing
@@ -257,7 +263,7 @@ def _clear(folder: Path) -> None:
     ours += [folder / "model" / name for name in _MODEL_FILES]
     ours += [place / name for place in _checkpoints(folder) for name in _STATE_FILES]
     exports = [*folder.glob("exports/*-*")]
-    ours += [place / name for place in exports for name in _EXPORT_FILES]
+    ours += [place / name for place in exports for name in _export_files()]
     try:
         for file in ours:
             file.unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from headstart.records import SCHEMA, Item, plain
 from headstart.ship._graph import Answering, metadata, to_onnx, to_program
 from headstart.ship._int8 import ITEMS, halved, quantised
 from headstart.ship.certify import TOLERANCE, certify, latency, machine, reasons
-from headstart.ship.exported import CERTIFICATE, OUTPUTS, decoded, open_payload
+from headstart.ship.exported import CERTIFICATE, OUTPUTS, PAYLOAD, decoded, open_payload
 from headstart.ship.model import Model
 
 __all__ = ["ITEMS", "KINDS", "Judged", "check_kind", "export_model", "write_export"]
@@ -38,7 +38,6 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 """The kinds of export, and what each can be written in."""
 
 _NEEDED = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino"), "torch": ()}
-_FILES = ("model.onnx", "model.xml", "model.bin", "model.pt2")
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def write_export(folder: Path, payload: Mapping[str, bytes], certificate: Mappin
     """
     if folder.exists():
         others = (
-            {entry.name for entry in folder.iterdir()} - {CERTIFICATE, *_FILES} if folder.is_dir() else {folder.name}
+            {entry.name for entry in folder.iterdir()} - {CERTIFICATE, *PAYLOAD} if folder.is_dir() else {folder.name}
         )
         if others:
             raise OutputError(
@@ -153,6 +152,6 @@ def write_export(folder: Path, payload: Mapping[str, bytes], certificate: Mappin
             )
     told = files.text_bytes(files.json_text(certificate))
     files.write_together(folder, {CERTIFICATE: told, **payload})  # first what holds the hashes: see files.finish
-    for name in _FILES:
+    for name in PAYLOAD:
         if name not in payload:
             (folder / name).unlink(missing_ok=True)  # of the export that stood here

@@ -33,6 +33,7 @@ from headstart.ship.answers import Answers, Prediction, items_of, predictions
 __all__ = [
     "CERTIFICATE",
     "OUTPUTS",
+    "PAYLOAD",
     "PRECISIONS",
     "ExportedModel",
     "Outputs",
@@ -45,6 +46,8 @@ __all__ = [
 ]
 
 CERTIFICATE = "certificate.json"
+PAYLOAD = ("model.onnx", "model.xml", "model.bin", "model.pt2")
+"""The files that stand beside a certificate, one kind or another of them."""
 
 OUTPUTS = ("probabilities", "label", "unknown", "view")
 """What every export gives, by name."""
