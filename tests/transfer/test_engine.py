@@ -90,7 +90,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[s
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Warning" not in done.stderr
-    two_processes.main(one)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(two_processes.tuning, "_SAVE_SHARE", float("inf"))
+        two_processes.main(one)
     ranks = [json.loads((two / f"{rank}.json").read_text()) for rank in (0, 1)]
     return two, ranks, json.loads((one / "0.json").read_text())
 

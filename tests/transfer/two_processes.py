@@ -30,7 +30,6 @@ def told(made: object, **more: object) -> dict[str, object]:
 
 def main(out: Path) -> None:
     torch.set_num_threads(1)
-    tuning._SAVE_SHARE = float("inf")  # every epoch is saved
     rank = int(os.environ.get("RANK", "0"))
     answers: dict[str, object] = {}
 
@@ -91,4 +90,5 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
+    tuning._SAVE_SHARE = float("inf")  # every epoch is saved
     main(Path(sys.argv[1]))
