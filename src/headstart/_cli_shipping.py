@@ -87,9 +87,9 @@ def export(
     if as_json:
         print_json(made)
     elif not quiet:
-        from headstart import console
+        from headstart import _console_shipping
 
-        console.exported(made)
+        _console_shipping.exported(made)
 
 
 def explain(

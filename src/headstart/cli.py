@@ -347,9 +347,8 @@ def predict(
         )
 
 
-app.command()(_verb(export))
-app.command()(_verb(explain))
-app.command()(_verb(serve))
+for _used in (export, explain, serve):
+    app.command()(_verb(_used))
 
 
 @app.command()

@@ -12,8 +12,8 @@ from headstart.progress import duration, safe
 __all__ = [
     "advice",
     "audit_lines",
+    "between",
     "checks",
-    "exported",
     "inspection",
     "is_terminal",
     "kept",
@@ -50,7 +50,7 @@ def percent(value: float | None) -> str:
     return "?" if value is None else f"{value:.1%}"
 
 
-def _between(interval: Sequence[float] | None, scale: float = 100.0, unit: str = " %") -> str:
+def between(interval: Sequence[float] | None, scale: float = 100.0, unit: str = " %") -> str:
     if not interval or any(bound is None for bound in interval):
         return ""
     return f"{interval[0] * scale:.1f} to {interval[1] * scale:.1f}{unit}"
@@ -161,12 +161,12 @@ def _score_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     accuracy, majority = test.get("accuracy"), (run.get("baselines") or {}).get("majority") or {}
     crossed = run.get("cross_validation") or {}
     if accuracy is not None:
-        span = _between(test.get("accuracy_interval"))
+        span = between(test.get("accuracy_interval"))
         rows.append(
             ("test accuracy", f"{percent(accuracy)}  (95 % interval {span}; {test['n']} items no choice has seen)")
         )
     elif crossed.get("accuracy") is not None:
-        span = _between(crossed.get("accuracy_interval"))
+        span = between(crossed.get("accuracy_interval"))
         told = f"{percent(crossed['accuracy'])}  (95 % interval {span}; no test set: {crossed['n']} items, by turns)"
         rows.append(("accuracy", told))
     if (floor := majority.get("accuracy")) is not None:
@@ -175,7 +175,7 @@ def _score_rows(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         if accuracy is not None:
             rows.append(("gain", f"{(accuracy - floor) * 100:+.1f} points over the majority"))
     if gain := run.get("gain_over_scratch"):
-        span = _between(gain.get("interval"), scale=1.0, unit="")
+        span = between(gain.get("interval"), scale=1.0, unit="")
         rows.append(
             (
                 "",
@@ -218,7 +218,7 @@ def race_table(race: Sequence[Mapping[str, Any]]) -> None:
             rows.append([row.get("strategy"), row.get("head", ""), "", "", "failed: " + str(row["error"]), "", "", ""])
             continue
         cells = [
-            f"{percent(s.get('accuracy'))} ({_between(s.get('accuracy_interval'))})" if s else ""
+            f"{percent(s.get('accuracy'))} ({between(s.get('accuracy_interval'))})" if s else ""
             for s in (row.get("val"), row.get("test"))
         ]
         seconds = row.get("seconds")
@@ -246,7 +246,7 @@ def _race_of_stages(race: Sequence[Mapping[str, Any]]) -> None:
             row.get("head") or "",
             *([_last(row.get("source") or "")] if several else []),
         ]
-        held = f"{percent(row.get('score'))} ({_between(row.get('interval'))})" if row.get("interval") else ""
+        held = f"{percent(row.get('score'))} ({between(row.get('interval'))})" if row.get("interval") else ""
         cells += ["" if seconds is None else duration(seconds), held, "" if p is None else f"{p:.3f}"]
         rows.append([*cells, "chosen" if row.get("chosen") else ""])
     heads = ["strategy", "head", *(["source"] if several else []), "time", "right, held-out", "p", ""]
@@ -314,7 +314,7 @@ def run_summary(run: Mapping[str, Any], folder: object) -> None:
 
 def scores(measured: Mapping[str, Any]) -> None:
     """Write the scores of one split: the measures with their interval, then a row for each class."""
-    span = _between(measured.get("accuracy_interval"))
+    span = between(measured.get("accuracy_interval"))
     write(f"{'items':18} {measured['n']}")
     if skipped := measured.get("skipped") or []:
         first = safe(f"{skipped[0]['file']}: {skipped[0]['reason']}")
@@ -344,7 +344,7 @@ def _unknown(found: Mapping[str, Any]) -> str:
     told = f"{refused} of {found['n']} pictures get no answer"
     if found["accuracy_kept"] is None:
         return told
-    span = _between(found["accuracy_kept_interval"])
+    span = between(found["accuracy_kept_interval"])
     return f"{told}; of the {found['n'] - refused} answers {percent(found['accuracy_kept'])} are right  ({span})"
 
 
@@ -354,32 +354,8 @@ def _seen(measured: Mapping[str, Any]) -> str:
     rest = measured.get("unseen")
     if not rest:
         return told
-    span = _between(rest["accuracy_interval"])
+    span = between(rest["accuracy_interval"])
     return f"{told}; on the other {rest['n']}: accuracy {percent(rest['accuracy'])} ({span})"
-
-
-def exported(made: Mapping[str, Any]) -> None:
-    """Write what an export is, how it was judged and how fast it is."""
-    told, change, pixels = made["export"], made["accuracy"], made["pixels"]
-    size, before = sum(entry["bytes"] for entry in told["files"].values()), made["model"]["bytes"]
-    where = "held-out" if made["data"]["held_out"] else "training"
-    rows = [
-        ("export", f"{told['to']} {told['precision']}, {size / 1e6:.1f} MB (the model: {before / 1e6:.1f} MB)"),
-        ("judged on", f"{made['n']} {where} pictures, {len(made['whole']['flipped'])} with another answer"),
-        ("accuracy", f"{percent(change['model'])} as it was, {percent(change['export'])} exported "
-         f"(change {_between(change['interval_points'], 1.0, ' points')})"),
-        ("probabilities", f"differ by {made['network']['max_probability_difference']:.1g} on the same pixels, "
-         f"by {made['whole']['max_probability_difference']:.1g} from the file on"),
-        ("pixels", f"{pixels['pictures_that_differ']} pictures differ, by {pixels['max_levels']} of 255 at most"),
-    ]  # fmt: skip
-    for n in (1, 32):
-        took = made["latency"][f"batch_{n}"]
-        rows.append(
-            (f"{n} picture{'s' if n > 1 else ''}", f"{took['export_ms']:.1f} ms (torch: {took['torch_ms']:.1f} ms)")
-        )
-    for name, text in rows:
-        write(f"{name:<14} {safe(text)}")
-    write(f"{'written to':<14} {safe(made['folder'])}")
 
 
 def predictions(answers: Sequence[Mapping[str, Any]]) -> None:
