@@ -51,6 +51,7 @@ def percent(value: float | None) -> str:
 
 
 def between(interval: Sequence[float] | None, scale: float = 100.0, unit: str = " %") -> str:
+    """An interval as text: "85.2 to 94.5 %"; empty where there is none."""
     if not interval or any(bound is None for bound in interval):
         return ""
     return f"{interval[0] * scale:.1f} to {interval[1] * scale:.1f}{unit}"
