@@ -1,0 +1,35 @@
+"""What the command line prints of a finished run that is used: exports, and what else was made of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headstart.console import between, percent, write
+from headstart.progress import safe
+
+__all__ = ["exported"]
+
+
+def exported(made: Mapping[str, Any]) -> None:
+    """Write what an export is, how it was judged and how fast it is."""
+    told, change, pixels = made["export"], made["accuracy"], made["pixels"]
+    size, before = sum(entry["bytes"] for entry in told["files"].values()), made["model"]["bytes"]
+    where = "held-out" if made["data"]["held_out"] else "training"
+    rows = [
+        ("export", f"{told['to']} {told['precision']}, {size / 1e6:.1f} MB (the model: {before / 1e6:.1f} MB)"),
+        ("judged on", f"{made['n']} {where} pictures, {len(made['whole']['flipped'])} with another answer"),
+        ("accuracy", f"{percent(change['model'])} as it was, {percent(change['export'])} exported "
+         f"(change {between(change['interval_points'], 1.0, ' points')})"),
+        ("probabilities", f"differ by {made['network']['max_probability_difference']:.1g} on the same pixels, "
+         f"by {made['whole']['max_probability_difference']:.1g} from the file on"),
+        ("pixels", f"{pixels['pictures_that_differ']} pictures differ, by {pixels['max_levels']} of 255 at most"),
+    ]  # fmt: skip
+    for n in (1, 32):
+        took = made["latency"][f"batch_{n}"]
+        rows.append(
+            (f"{n} picture{'s' if n > 1 else ''}", f"{took['export_ms']:.1f} ms (torch: {took['torch_ms']:.1f} ms)")
+        )
+    for name, text in rows:
+        write(f"{name:<14} {safe(text)}")
+    write(f"{'written to':<14} {safe(made['folder'])}")
