@@ -11,7 +11,6 @@ import pytest
 import headstart
 from headstart import finetune
 from headstart.errors import Interrupted, OutputError
-from headstart.progress import Silent
 from headstart.records import Plan
 from headstart.settings import Settings
 from headstart.stages import Bench, Candidate, make_plan, prepare, train_candidate
@@ -20,20 +19,13 @@ from headstart.transfer.engine import Engine
 from headstart.transfer.feeds import ImageFeed, StoredFeed, predict_logits
 from headstart.transfer.interrupt import Stop
 from headstart.transfer.tuning import Trainer
+from noting import Noting
 from toydata import write_shapes
 
 PARTIAL: dict[str, Any] = {
     "source": "toy", "strategy": "partial", "train_last": 1, "epochs": 3, "views": 2, "lr": "2e-3", "engine": "torch",
     "precision": "fp32", "batch_size": 10, "patience": 9,
 }  # fmt: skip
-
-
-class Noting(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def benched(data: Any, **options: Any) -> Bench:

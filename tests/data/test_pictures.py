@@ -16,8 +16,8 @@ from headstart.data import pictures
 from headstart.data.pictures import Pictures, shrunk, training_side
 from headstart.errors import OutputError, UnreadableImage
 from headstart.files import hash_file, home
-from headstart.progress import Silent
 from headstart.records import Card, FileOrigin, Item, MemoryOrigin
+from noting import Noting
 
 CARD = Card("any", input_size=(3, 16, 16), crop_pct=1.0)  # pictures of 21 pixels are trained on
 
@@ -109,16 +109,6 @@ def test_rows_are_written_whenever_the_buffer_is_full(tmp_path: Path, monkeypatc
     for position in range(4):
         made(position)
     assert len(list((home() / "decoded").rglob("*.safetensors"))) == 4
-
-
-class Noting(Silent):
-    """A reporter that remembers its notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.mark.parametrize("which", ["reserve", "put"])

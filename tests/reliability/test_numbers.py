@@ -28,10 +28,10 @@ from torch import Tensor
 import headstart
 from headstart import cli
 from headstart.judge.scoring import score
-from headstart.progress import Silent
 from headstart.records import plain
 from headstart.sources.base import Source
 from headstart.transfer.tuning import Trainer
+from noting import Noting
 from toydata import CLASSES, write_shapes
 
 TUNED: dict[str, Any] = {
@@ -161,17 +161,6 @@ def test_h3_a_step_that_finds_no_memory_goes_on_in_micro_batches_to_the_weights_
     told = [note for note in found.run["notes"] if "memory ran out" in note]
     assert [note.split("micro-batches of ")[1].split(",")[0] for note in told] == ["6", "3"]
     assert all("steps of 16 images" in note for note in told)
-
-
-class Noting(Silent):
-    """Remembers what it was told to look at."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        """Keep it."""
-        self.notes.append(text)
 
 
 @pytest.mark.parametrize("strategy", ["frozen", "full"])

@@ -17,7 +17,7 @@ from _elsewhere import Place, can_be_nobody, files_of, open_folder, run_in, same
 from figures import record
 
 import headstart
-from headstart.progress import Silent
+from noting import Noting
 from toydata import folder_hash, write_shapes
 
 FROZEN = ["--strategy", "frozen", "--engine", "torch"]
@@ -154,17 +154,6 @@ def test_j2_any_number_of_workers_gives_the_same_weights(options: dict[str, Any]
         states.append(found.model.net.state_dict())
     for state in states[1:]:
         assert [name for name, value in states[0].items() if not torch.equal(value, state[name])] == []
-
-
-class Noting(Silent):
-    """Remembers what it was told to look at."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        """Keep it."""
-        self.notes.append(text)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 import headstart
 from headstart import files
-from headstart.progress import Silent
+from noting import Noting
 from toydata import CLASSES, picture
 
 FROZEN: dict[str, Any] = {"source": "toy", "strategy": "frozen", "head": "ridge", "views": 1, "engine": "torch"}
@@ -125,16 +125,11 @@ def test_e3_damaged_rows_are_dropped_told_and_computed_again(
     assert {path.relative_to(home).parts[0] for path in shards} == {"features", "seen"}
     for path in shards:
         path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    notes: list[str] = []
-
-    class Listener(Silent):
-        def note(self, text: str) -> None:
-            notes.append(text)
-
-    again = headstart.fit(data, reporter=Listener(), **FROZEN)
+    listener = Noting()
+    again = headstart.fit(data, reporter=listener, **FROZEN)
     assert told(again) == told(good)
     assert again.run["work"]["features_computed"] > 0
-    assert any("damaged rows" in note for note in notes)
+    assert any("damaged rows" in note for note in listener.notes)
     warm = headstart.fit(data, **FROZEN)
     assert warm.run["work"]["features_computed"] == 0
     assert told(warm) == told(good)

@@ -16,10 +16,10 @@ import pytest
 import headstart
 from headstart import api, cli, files
 from headstart.errors import ModelError, RunError
-from headstart.progress import Silent
 from headstart.records import SCHEMA
 from headstart.ship import model as ship
 from headstart.transfer import checkpoint
+from noting import Noting
 
 RELEASES = sorted((Path(__file__).parent / "releases").iterdir())
 LARGEST = 200_000  # bytes of a model or of a run
@@ -181,17 +181,6 @@ def test_k4_a_drift_below_the_limit_is_no_error(release: Path, monkeypatch: pyte
     usual = ship.augment.normalise
     monkeypatch.setattr(ship.augment, "normalise", lambda images, card: usual(images, card) * (1 + 1e-6))
     assert headstart.load("model").classes == ("across", "down", "slanting")
-
-
-class Noting(Silent):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        """Keep it."""
-        self.said.append(text)
 
 
 def test_a_finished_run_is_returned_by_resume_and_no_byte_changes(release: Path) -> None:

@@ -13,7 +13,6 @@ from torch import nn
 
 from headstart.data.augment import View, normalise
 from headstart.data.loader import Views
-from headstart.progress import Silent
 from headstart.records import Item, MemoryOrigin, Plan
 from headstart.settings import Settings
 from headstart.sources import open_source
@@ -28,6 +27,7 @@ from headstart.transfer.interrupt import Stop
 from headstart.transfer.net import TransferNet, fresh_head
 from headstart.transfer.steps import Samples
 from headstart.transfer.tuning import Trainer
+from noting import Noting
 
 torch.set_num_threads(1)
 
@@ -42,16 +42,6 @@ def coloured(n: int, *, classes: int = 3, seed: int = 0, first: int = 0) -> Samp
         pixels[:, :, label % 3] += 100
         items.append(Item(f"p{number}", MemoryOrigin(pixels.astype(np.uint8)), label))
     return Samples.of(items)
-
-
-class Noting(Silent):
-    """A reporter that remembers its notes."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @dataclass

@@ -19,7 +19,6 @@ from headstart.data import cache, decode
 from headstart.data.augment import Augmentation, View, normalise
 from headstart.data.loader import Views
 from headstart.errors import OutputError, SourceError
-from headstart.progress import Silent
 from headstart.records import Card, FileOrigin, Item, MemoryOrigin
 from headstart.sources import open_source
 from headstart.sources.base import Source, evaluating
@@ -27,14 +26,7 @@ from headstart.sources.cutting import cut_source
 from headstart.transfer import _shelf, _writer, features
 from headstart.transfer.features import Pass, Runners, embed, harmless, row_key, source_key
 from headstart.transfer.runner import Runner
-
-
-class Noting(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
+from noting import Noting
 
 
 @pytest.fixture
