@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,8 @@ import pytest
 import headstart
 from headstart import _cli_shipping, cli
 from headstart.errors import DataError
+from noting import Noting
 from toydata import folder_hash, picture
-
-
-class Told:
-    """A reporter that remembers notes."""
-
-    def __init__(self) -> None:
-        from headstart.progress import Silent
-
-        self.notes: list[str] = []
-        self._silent = Silent()
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._silent, name)
 
 
 @pytest.fixture
@@ -73,17 +59,19 @@ def test_a_fine_tuned_network_is_explained_too(tuned_run: Path, photos: Path) ->
 
 
 def test_training_pictures_that_are_gone_cost_a_note_and_those_that_were_named_an_error(
-    frozen_run: Path, photos: Path
+    frozen_run: Path, photos: Path, tmp_path: Path
 ) -> None:
-    told = Told()
-    found = headstart.explain(frozen_run / "model", photos / "a.png", reporter=told)  # type: ignore[arg-type]
+    alone = shutil.copytree(frozen_run / "model", tmp_path / "copied")
+    assert len(headstart.explain(frozen_run / "model", photos / "a.png")[0]["neighbours"]) == 5
+    told = Noting()
+    found = headstart.explain(alone, photos / "a.png", reporter=told)
     assert found[0]["neighbours"] == []
     assert len(told.notes) == 1
     assert "no nearest training pictures" in told.notes[0]
     with pytest.raises(DataError):
         headstart.explain(frozen_run, photos / "a.png", data=photos)
-    told = Told()
-    headstart.explain(frozen_run / "model", photos / "a.png", neighbours=False, reporter=told)  # type: ignore[arg-type]
+    told = Noting()
+    headstart.explain(alone, photos / "a.png", neighbours=False, reporter=told)
     assert told.notes == []
 
 

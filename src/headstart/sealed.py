@@ -8,19 +8,19 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headstart import files, runfolder
-from headstart.data import decode
+from headstart import runfolder
 from headstart.data.facts import load_data
-from headstart.errors import DataError, RunError, UnreadableImage
+from headstart.errors import DataError, RunError
 from headstart.records import Dataset, Item
-from headstart.ship.evaluate import SEEN_DIGITS
+from headstart.ship.evaluate import seen_items
 
-__all__ = ["Sealed", "read_sealed", "run_of", "training_items"]
+__all__ = ["Sealed", "read_data", "read_sealed", "run_of", "training_items"]
 
 _TOLD = 5  # names in a message
 
@@ -54,8 +54,7 @@ def read_sealed(run: Path, data: str | Path | None = None) -> Sealed:
 
     Raises RunError when the run's data were in memory, DataError when a picture is missing or has another label.
     """
-    record = runfolder.read(run / "run.json")
-    dataset = load_data(data if data is not None else _data_of(run, record), group=record["settings"].get("group"))
+    record, dataset = runfolder.read(run / "run.json"), read_data(run, data)
     with (run / "predictions.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     classes: Sequence[str] = record["data"]["classes"]
@@ -66,6 +65,15 @@ def read_sealed(run: Path, data: str | Path | None = None) -> Sealed:
     if rows and told[0] in rows[0]:  # of many classes predictions.csv holds two probabilities alone
         said = np.array([[float(row[name]) for name in told] for row in rows])
     return Sealed(dataset, items, labels, said, "test" in record["scores"])
+
+
+def read_data(run: Path, data: Any = None) -> Dataset:
+    """The data of a run folder, where they are now: what was given as `data`, else where the run found them.
+
+    Raises RunError when they were in memory or are no longer there.
+    """
+    record = runfolder.read(run / "run.json")
+    return load_data(_data_of(run, record) if data is None else data, fewest=1, group=record["settings"].get("group"))
 
 
 def _data_of(run: Path, record: Mapping[str, Any]) -> str:
@@ -115,19 +123,7 @@ def training_items(sealed: Sealed, seen: Sequence[str], *, most: int, seed: int 
 
     Without a list of what it has seen these are any items that were not judged.
     """
-    judged, known = {item.name for item in sealed.items} if sealed.held_out else set(), set(seen)
+    judged = {item.name for item in sealed.items} if sealed.held_out else set()
     pool = [item for item in sealed.dataset.items if item.name not in judged]
-    found: list[Item] = []
-    for place in np.random.default_rng(seed).permutation(len(pool)):
-        if len(found) == most:
-            break
-        if not known or _digits(pool[place]) in known:
-            found.append(pool[place])
-    return found
-
-
-def _digits(item: Item) -> str:
-    try:
-        return files.hash_bytes(decode.read_bytes(item))[:SEEN_DIGITS]
-    except UnreadableImage:
-        return ""
+    drawn = [pool[place] for place in np.random.default_rng(seed).permutation(len(pool))]
+    return list(islice((item for item, _ in seen_items(drawn, seen)) if seen else drawn, most))

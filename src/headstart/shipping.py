@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart import files
-from headstart.errors import DataError, MissingExtraError, ModelError, SettingsError, did_you_mean
+from headstart.errors import DataError, MissingExtraError, ModelError, RunError, SettingsError, did_you_mean
 from headstart.progress import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -225,11 +225,14 @@ def _address(name: tuple[Any, ...]) -> str:
 
 def _neighbours(model: Model, run: str | Path, data: Any, reporter: Reporter) -> tuple[Neighbours | None, str]:
     """The training pictures, or None and why there are none: only data that were named must be there."""
+    from headstart import sealed
+    from headstart.data.facts import load_data
     from headstart.ship.neighbours import find_neighbours
 
     try:
-        return find_neighbours(model, run, data=data, reporter=reporter), ""
-    except DataError as error:
+        dataset = sealed.read_data(sealed.run_of(run)) if data is None else load_data(data, fewest=1)
+        return find_neighbours(model, dataset, reporter=reporter), ""
+    except (DataError, RunError) as error:
         if data is not None:
             raise
         reporter.note(f"no nearest training pictures: {error}")

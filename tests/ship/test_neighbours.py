@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from headstart.data import read
+from headstart.data.facts import load_data
 from headstart.errors import DataError
 from headstart.files import hash_file
 from headstart.records import Item, MemoryOrigin
+from headstart.sealed import read_data
 from headstart.ship.evaluate import SEEN_DIGITS
 from headstart.ship.explain import look
 from headstart.ship.explaining import features_of
@@ -32,7 +34,7 @@ def features(model: Model, path: Path) -> np.ndarray:
 def test_only_pictures_that_the_model_was_made_with_are_neighbours(
     model: Model, frozen_run: Path, split_shapes: Path
 ) -> None:
-    found = find_neighbours(model, frozen_run)
+    found = find_neighbours(model, read_data(frozen_run))
     names = {item.name for item in found.items}
     assert len(found) == 45  # ten and five of three classes
     assert {name.split("/")[0] for name in names} == {"train", "val"}
@@ -42,7 +44,7 @@ def test_only_pictures_that_the_model_was_made_with_are_neighbours(
 def test_a_training_picture_is_nearest_to_itself_and_known_again(
     model: Model, frozen_run: Path, split_shapes: Path
 ) -> None:
-    found = find_neighbours(model, frozen_run)
+    found = find_neighbours(model, read_data(frozen_run))
     path = sorted((split_shapes / "train" / "disc").iterdir())[0]
     first, second = found.nearest(features(model, path), sha256=hash_file(path), k=2)
     assert first.item.name == f"train/disc/{path.name}"
@@ -66,21 +68,19 @@ def test_data_that_moved_are_named_and_found(
     model: Model, frozen_run: Path, split_shapes: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(split_shapes, tmp_path / "elsewhere")
-    assert len(find_neighbours(model, frozen_run / "model", data=moved)) == 45
+    assert len(find_neighbours(model, load_data(moved))) == 45
 
 
 def test_pictures_that_are_gone_are_told_and_not_replaced(
     model: Model, frozen_run: Path, split_shapes: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="does not say where"):
-        find_neighbours(model, frozen_run / "model")
     other = tmp_path / "other" / "disc"
     other.mkdir(parents=True)
     picture("disc", 900).save(other / "x.png")
     with pytest.raises(DataError, match="none of these pictures"):
-        find_neighbours(model, frozen_run, data=other.parent)
+        find_neighbours(model, load_data(other.parent, fewest=1))
     moved = shutil.copytree(split_shapes, tmp_path / "elsewhere")
     gone = sorted((moved / "train" / "disc").iterdir())[:3]
     for path in gone:
         path.unlink()
-    assert len(find_neighbours(model, frozen_run, data=moved)) == 42
+    assert len(find_neighbours(model, load_data(moved))) == 42

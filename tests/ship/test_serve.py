@@ -21,6 +21,7 @@ from PIL import Image
 
 import headstart
 from headstart.errors import MissingExtraError, SettingsError
+from headstart.sealed import read_data
 from headstart.ship.model import load
 from headstart.ship.neighbours import find_neighbours
 from headstart.ship.serve.limits import Limits
@@ -49,7 +50,7 @@ def pictures() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def server(frozen_run: Path, split_shapes: Path) -> Iterator[Address]:
-    neighbours = find_neighbours(load(frozen_run), frozen_run)
+    neighbours = find_neighbours(load(frozen_run), read_data(frozen_run))
     with served(frozen_run, limits=SMALL, neighbours=neighbours, hosts=["model.example"]) as address:
         yield address
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from headstart.sealed import read_data
 from headstart.ship.model import load
 from headstart.ship.neighbours import find_neighbours
 from headstart.ship.serve.limits import Limits
@@ -41,7 +42,7 @@ CONTRAST = """() => {
 
 @pytest.fixture(scope="module")
 def server(frozen_run: Path, split_shapes: Path) -> Iterator[Address]:
-    neighbours = find_neighbours(load(frozen_run), frozen_run)
+    neighbours = find_neighbours(load(frozen_run), read_data(frozen_run))
     with served(frozen_run, limits=Limits(body=300_000), neighbours=neighbours) as address:
         yield address
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from headstart.data import decode
 from headstart.data.audit import stop_if_hopeless
-from headstart.errors import DataError
+from headstart.errors import DataError, UnreadableImage
 from headstart.files import hash_bytes
 from headstart.judge import scoring
 from headstart.judge.trust import refusals
@@ -17,7 +17,7 @@ from headstart.progress import Reporter, Silent
 from headstart.records import Dataset, Item, plain
 from headstart.ship.model import Model, softmax
 
-__all__ = ["SEEN_DIGITS", "evaluate_model"]
+__all__ = ["SEEN_DIGITS", "evaluate_model", "seen_items"]
 
 SEEN_DIGITS = 16
 """Hexadecimal digits of a picture's sha256 that a model keeps to know it again."""
@@ -61,6 +61,19 @@ def evaluate_model(
         unseen = scoring.score(labels[new], chances[new], classes=model.classes) if new.any() else None
         found["unseen"] = plain(unseen)
     return found
+
+
+def seen_items(items: Iterable[Item], seen: Collection[str]) -> Iterator[tuple[Item, str]]:
+    """Those of `items` whose bytes a model was made with, each picture once, and the sha256 of these bytes."""
+    wanted = set(seen)
+    for item in items:
+        try:
+            sha256 = hash_bytes(decode.read_bytes(item))
+        except UnreadableImage:
+            continue
+        if sha256[:SEEN_DIGITS] in wanted:
+            wanted.discard(sha256[:SEEN_DIGITS])
+            yield item, sha256
 
 
 def _digits(item: Item) -> str:

@@ -6,22 +6,17 @@ only pictures that the model has seen are ever shown; their features come from t
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from headstart import files
-from headstart.data import decode
-from headstart.data.facts import load_data
-from headstart.errors import DataError, UnreadableImage
-from headstart.progress import Reporter, Silent
+from headstart.errors import DataError
+from headstart.progress import Progress, Reporter, Silent
 from headstart.records import Dataset, Item
-from headstart.ship.evaluate import SEEN_DIGITS
+from headstart.ship.evaluate import seen_items
 from headstart.ship.model import Model
 from headstart.transfer.features import Pass, embed
 
@@ -31,8 +26,6 @@ Array = npt.NDArray[Any]
 
 MOST = 20_000
 """Training pictures that are looked at; of more, evenly spread ones."""
-
-_REMEDY = "Give the data as --data, or use --no-neighbours."
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +64,12 @@ def _unit(rows: Array) -> Array:
     return unit
 
 
-def find_neighbours(
-    model: Model, folder: str | Path, *, data: Any = None, reporter: Reporter | None = None
-) -> Neighbours:
-    """The pictures that the model in the run folder `folder` was made with, found in its data or in `data`.
+def find_neighbours(model: Model, dataset: Dataset, *, reporter: Reporter | None = None) -> Neighbours:
+    """The pictures in `dataset` that the model was made with. Identical ones are there once.
 
-    Identical pictures are there once. Raises DataError when they are not there any more, or when the run does not say
-    where they were.
+    Raises DataError when none of them is.
     """
     reporter = reporter or Silent()
-    dataset = _dataset(Path(folder).expanduser(), data)
     items, hashes = _seen(model, dataset, reporter)
     if len(items) > MOST:
         chosen = np.linspace(0, len(items) - 1, MOST).astype(int)
@@ -99,48 +88,23 @@ def find_neighbours(
     return Neighbours([items[i] for i in there], [hashes[i] for i in there], [labels[i] for i in there], rows[there])
 
 
-def _dataset(folder: Path, data: Any) -> Dataset:
-    """The data that the run was made with, where they are now."""
-    if data is not None:
-        return load_data(data, fewest=1)
-    path, group = None, None
-    try:
-        path = str(files.read_json(folder / "run.json")["data"]["path"])
-        started = files.read_json(folder / "settings.json")
-        base, group = Path(started["directory"]), started["settings"].get("group")
-        if not Path(path).exists() and (base / path).exists():
-            path = str(base / path)
-    except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
-        if path is None:
-            what = "the folder does not say where the training pictures are"
-            raise DataError(what, where=folder, remedy=_REMEDY) from error
-    if path == "memory":
-        raise DataError("the training pictures were in memory and are gone", where=folder, remedy=_REMEDY)
-    try:
-        return load_data(path, fewest=1, group=group)
-    except DataError as error:
-        raise DataError(f"the training pictures are not there: {error.what}", where=path, remedy=_REMEDY) from error
-
-
 def _seen(model: Model, dataset: Dataset, reporter: Reporter) -> tuple[list[Item], list[str]]:
     """The items whose bytes the model was made with, once each, and their sha256."""
-    wanted = set(model.facts.get("seen", ()))
-    items: list[Item] = []
-    hashes: list[str] = []
+    seen = model.facts.get("seen", ())
     with reporter.progress("Looking for the training pictures", len(dataset.items)) as bar:
-        for item in dataset.items:
-            bar.advance()
-            try:
-                sha256 = files.hash_bytes(decode.read_bytes(item))
-            except UnreadableImage:
-                continue
-            if sha256[:SEEN_DIGITS] in wanted:
-                wanted.discard(sha256[:SEEN_DIGITS])
-                items.append(item)
-                hashes.append(sha256)
-    if not items:
-        what = "none of these pictures is one that the model was made with"
-        raise DataError(what, where=dataset.path, remedy=_REMEDY)
-    if wanted:
-        reporter.note(f"{len(wanted)} of the model's training pictures are not in {dataset.path} any more")
-    return items, hashes
+        found = list(seen_items(_counted(dataset.items, bar), seen))
+    if not found:
+        raise DataError(
+            "none of these pictures is one that the model was made with",
+            where=dataset.path,
+            remedy="Give the data as --data, or use --no-neighbours.",
+        )
+    if missing := len(set(seen)) - len(found):
+        reporter.note(f"{missing} of the model's training pictures are not in {dataset.path} any more")
+    return [item for item, _ in found], [sha256 for _, sha256 in found]
+
+
+def _counted(items: Sequence[Item], bar: Progress) -> Iterator[Item]:
+    for item in items:
+        bar.advance()
+        yield item
