@@ -123,7 +123,12 @@ def test_report_and_model_card_are_made(frozen_run: Path) -> None:
     page = (frozen_run / "report.html").read_text()
     assert page.count("data:image/jpeg") >= 24  # the sample of training pictures is in the page itself
     assert "accuracy" in (frozen_run / "report.md").read_text().lower()
-    assert (frozen_run / "model" / "README.md").read_text() == (frozen_run / "report.md").read_text()
+    card = (frozen_run / "model" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: ")
+    assert f"{read_run(frozen_run)['scores']['test']['accuracy']:.3f}" in card
+    assert "g of CO2" in (frozen_run / "report.md").read_text()
+    assert "g of CO2" in page
+    assert "g of CO2" not in card  # it is the same when the same command runs again
 
 
 def test_nothing_is_written_without_out(split_shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

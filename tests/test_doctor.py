@@ -36,6 +36,14 @@ def test_what_is_sound_needs_no_remedy_and_what_is_not_has_one(monkeypatch: pyte
     assert missing["remedy"] == "pip install 'headstart[onnx]'"
 
 
+def test_a_token_of_the_hub_is_said_to_be_there_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert _by_name()["Hub token (optional)"]["ok"] is True
+    assert "hf_secret" not in str(api.doctor())
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    assert _by_name()["Hub token (optional)"]["remedy"] == "hf auth login"
+
+
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     version = doctor.version
 

@@ -17,9 +17,9 @@ SOURCE = ROOT / "src" / "headstart"
 # From the rim down. A module may import modules of lower layers and of its own; nothing may import upwards.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
-    ("cli", "_cli_advice", "_cli_options", "_cli_shipping"),
+    ("cli", "_cli_advice", "_cli_options", "_cli_pushing", "_cli_shipping"),
     ("estimator",),
-    ("api", "shipping"),
+    ("api", "pushing", "shipping"),
     ("running",),
     (
         "advising",
@@ -55,6 +55,7 @@ TORCH_FREE = [
     "cli",
     "_cli_advice",
     "_cli_options",
+    "_cli_pushing",
     "_cli_shipping",
     "demo",
     "runfolder",
@@ -75,6 +76,7 @@ TORCH_FREE = [
     "ship",
     "ship.answers",
     "ship.exported",
+    "pushing",
     "shipping",
     "judge",
     "judge.*",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from headstart.errors import DataError, HeadstartError, Interrupted, UserError
     from headstart.estimator import TransferClassifier
     from headstart.progress import Reporter
+    from headstart.pushing import push
     from headstart.settings import Settings
     from headstart.ship.model import Model, load
     from headstart.shipping import explain, export, serve
@@ -37,6 +38,7 @@ _PLACES = {
     "headstart.errors": "DataError HeadstartError Interrupted UserError",
     "headstart.estimator": "TransferClassifier",
     "headstart.progress": "Reporter",
+    "headstart.pushing": "push",
     "headstart.settings": "Settings",
     "headstart.ship.model": "Model load",
     "headstart.shipping": "explain export serve",
@@ -64,6 +66,7 @@ __all__ = [
     "list_sources",
     "load",
     "predict",
+    "push",
     "rank_sources",
     "resume",
     "sample",

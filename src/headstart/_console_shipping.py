@@ -8,7 +8,7 @@ from typing import Any
 from headstart.console import between, percent, write
 from headstart.progress import safe
 
-__all__ = ["exported"]
+__all__ = ["exported", "pushed"]
 
 
 def exported(made: Mapping[str, Any]) -> None:
@@ -33,3 +33,21 @@ def exported(made: Mapping[str, Any]) -> None:
     for name, text in rows:
         write(f"{name:<14} {safe(text)}")
     write(f"{'written to':<14} {safe(made['folder'])}")
+
+
+def pushed(made: Mapping[str, Any]) -> None:
+    """Write what was sent to the Hub and how it is opened; of a dry run what would be, and the card."""
+    seen = "private" if made["private"] else "public: everybody can see it"
+    if made["dry_run"]:
+        width = max(len(entry["name"]) for entry in made["files"])
+        for entry in made["files"]:
+            write(f"{safe(entry['name']):<{width}}  {entry['bytes']:>12,} bytes")
+        total = sum(entry["bytes"] for entry in made["files"])
+        write(f"\n{len(made['files'])} files, {total / 1e6:.1f} MB, would go to {safe(made['repository'])} ({seen}).")
+        write("Nothing was sent. The card, README.md:\n")
+        for line in made["card"].splitlines():
+            write(safe(line))
+        return
+    write(f"{'sent to':<14} {safe(made['url'])} ({seen})")
+    write(f"{'commit':<14} {safe(made['commit'])}")
+    write(f"{'open it with':<14} headstart predict hf-hub:{safe(made['repository'])} PICTURES")

@@ -29,6 +29,7 @@ from headstart._cli_options import (
     strategies_of,
     with_settings,
 )
+from headstart._cli_pushing import push
 from headstart._cli_shipping import AnsweredBy, Engine, explain, export, serve
 from headstart.errors import DataError, HeadstartError, Interrupted, OutputError, SettingsError
 from headstart.progress import reporter_for, safe
@@ -347,7 +348,7 @@ def predict(
         )
 
 
-for _used in (export, explain, serve):
+for _used in (export, explain, serve, push):
     app.command()(_verb(_used))
 
 

@@ -28,7 +28,7 @@ def checks() -> list[dict[str, Any]]:
     found += [_package(name) for name in _CORE]
     found += [_extra(module, extra) for module, extra in _EXTRAS.items()]
     found += [_tried("torch computes", _torch_computes), _tried("torch and torchvision fit", _torchvision_fits)]
-    found += [_tried("toy source opens", _toy_opens), _tried("device", _device), _torchaudio(), _home()]
+    found += [_tried("toy source opens", _toy_opens), _tried("device", _device), _torchaudio(), _home(), _hub()]
     return found
 
 
@@ -107,3 +107,12 @@ def _home() -> dict[str, Any]:
         return _row("cache folder", False, str(error), "Set HEADSTART_HOME to a folder that you can write.")
     existing = next(folder for folder in (place, *place.parents) if folder.exists())
     return _row("cache folder", True, f"{place}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free")
+
+
+def _hub() -> dict[str, Any]:
+    """Whether the Hub's client has a token; it is not shown, and the Hub is not asked."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        return _row("Hub token (optional)", None, "none: `headstart push` alone needs one", "hf auth login")
+    return _row("Hub token (optional)", True, "found")

@@ -9,6 +9,7 @@ HeadstartError                 something went wrong that we foresaw
 │   ├── RunError               a run folder is missing, unfinished or not one of ours
 │   ├── ModelError             a model folder is missing, damaged or of a newer format
 │   ├── ExportError            an export is refused: it does not answer as the model does
+│   ├── HubError               the Hub cannot be reached, or refuses
 │   └── MissingExtraError      an optional package is not installed
 ├── UnreadableImage            one picture cannot be decoded: it is skipped and reported, never replaced
 └── Interrupted                stopped by Ctrl-C (130) or SIGTERM (143); the state is saved, `resume` goes on
@@ -20,6 +21,7 @@ __all__ = [
     "DataError",
     "ExportError",
     "HeadstartError",
+    "HubError",
     "Interrupted",
     "MissingExtraError",
     "ModelError",
@@ -82,6 +84,10 @@ class ModelError(UserError):
 
 class ExportError(UserError):
     """An export is refused: it does not answer as the model does."""
+
+
+class HubError(UserError):
+    """The Hub cannot be reached, or refuses."""
 
 
 class MissingExtraError(UserError):

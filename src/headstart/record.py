@@ -16,6 +16,7 @@ import numpy as np
 from headstart import __version__, files, report, runfolder
 from headstart.data import decode
 from headstart.data.facts import data_facts
+from headstart.data.licence import find_licence
 from headstart.errors import RunError, UnreadableImage
 from headstart.judge import diagnosis, intervals, scoring
 from headstart.judge.label_issues import to_csv
@@ -80,7 +81,7 @@ def run_record(
         "seed": bench.settings.seed,
         "command": command,
         "settings": asdict(bench.settings),
-        "data": data_facts(bench.dataset, bench.facts),
+        "data": {**data_facts(bench.dataset, bench.facts), "licence": find_licence(bench.dataset.path)},
         "source": {
             "address": bench.source.address,
             "architecture": card.architecture,
@@ -268,7 +269,7 @@ def _model(bench: Bench, chosen: Candidate, found: Mapping[str, Any], facts: Map
 def write_run(folder: Path, bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> None:
     """Write model, predictions, report, and run.json last: a folder with run.json is whole."""
     model = build_model(bench, chosen, record)
-    model.save(folder / "model", readme=report.to_markdown(record))
+    model.save(folder / "model", readme=lambda config: report.model_card(record, report.Shared(config=config)))
     files.write_text(folder / "predictions.csv", predictions_csv(bench, chosen))
     issues = record.get("label_issues") or []
     if issues:

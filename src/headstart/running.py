@@ -178,6 +178,7 @@ def _train_and_write(
         written = recording.run_record(bench, chosen, baseline=baseline, race=race, command=command) | told
     seconds = {**dict.fromkeys(_STAGES, 0.0), **bench.seconds, "total": clock.used}
     written["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+    written["work"]["processor"] = {"seconds": round(clock.processor, 2), "whole": not job.going_on}
     if folder is not None and bench.main:
         with bench.reporter.stage("Writing the report"):
             recording.write_run(folder, bench, chosen, written)

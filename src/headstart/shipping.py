@@ -112,7 +112,9 @@ def answering(run: str | Path, engine: str = "auto", *, reporter: Reporter | Non
         raise ModelError(
             f"no {engine} export of this model",
             where=run,
-            remedy=f"Make one with: headstart export {run} --to {engine}",
+            remedy="Download the repository and give its folder, if there is an export in it."
+            if str(run).startswith("hf-hub:")
+            else f"Make one with: headstart export {run} --to {engine}",
         )
     from headstart.sources._importing import uncollected
 

@@ -116,6 +116,13 @@ def _an_export_that_differs(data: Path, place: Path, patch: pytest.MonkeyPatch) 
     return ["export", str(place / "run"), "--quiet"]
 
 
+def _no_network(data: Path, place: Path, patch: pytest.MonkeyPatch) -> list[str]:
+    headstart.fit(data, place / "run", source="toy", strategy="frozen", cache=False)
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    patch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    return ["push", str(place / "run"), "me/shapes", "--quiet"]
+
+
 KINDS: dict[str, tuple[Words, str, str]] = {
     # kind: the command, what it names, what to do
     "DataError": (lambda data, place, _: ["inspect", str(place / "nowhere")], "nowhere", "Check the path"),
@@ -128,6 +135,7 @@ KINDS: dict[str, tuple[Words, str, str]] = {
     "RunError": (_broken_run, "settings.json", "Start again"),
     "ModelError": (_gone_from_the_list, "nowhere", "Give the --out folder"),
     "ExportError": (_an_export_that_differs, "does not answer as the model does", "--max-drop"),
+    "HubError": (_no_network, "cannot be reached", "Check the network"),
     "MissingExtraError": (_without_an_engine, "openvino", "pip install 'headstart[openvino]'"),
 }  # fmt: skip
 

@@ -192,5 +192,6 @@ def test_j3_another_number_of_threads_is_told_at_resume_and_in_the_report(
     assert any("'threads': 2" in note for note in again.run["notes"])
     assert not any("last digits" in note for note in first.run["notes"])
     assert again.run["environment"]["threads"] == 2
+    assert [found.run["work"]["processor"]["whole"] for found in (first, again)] == [True, False]
     mine, other = (found.model.predict_proba(sorted(data.rglob("*.png"))) for found in (first, again))
     assert np.abs(mine - other).max() <= 1e-6

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -65,3 +67,16 @@ def test_work_fits_just_when_it_ends_before_the_deadline(budget: float, seconds:
     deadline = clock.deadline(share=share)
     assert deadline is not None
     assert clock.fits(seconds, share=share) == (seconds <= deadline)
+
+
+def test_processor_time_is_that_of_the_work_and_of_ended_children_not_of_the_clock() -> None:
+    hand = Hand()
+    clock = Clock(None, now=hand)
+    hand.at += 1e6
+    assert clock.processor < 1e5
+    before = clock.processor
+    while clock.processor == before:  # a busy core, for as long as the system's own clock needs to see it
+        sum(range(10_000))
+    before = clock.processor
+    subprocess.run([sys.executable, "-c", "x = sum(range(5_000_000))"], check=True)
+    assert clock.processor > before

@@ -1,9 +1,10 @@
-"""A run's record made readable: one HTML file for people, Markdown for model cards. No torch."""
+"""A run's record made readable: one HTML file for people, Markdown, a model card. No torch."""
 
 from __future__ import annotations
 
+from headstart.report.card import Shared, model_card
 from headstart.report.markdown import to_markdown
 from headstart.report.page import render
 from headstart.report.picture import Picture
 
-__all__ = ["Picture", "render", "to_markdown"]
+__all__ = ["Picture", "Shared", "model_card", "render", "to_markdown"]

@@ -1,4 +1,4 @@
-"""A run's record as a short Markdown text, which is also the body of a model card."""
+"""A run's record as a short Markdown text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headstart.report import choosing, sentences
+from headstart.report.footprint import footprint, footprint_words
 from headstart.report.markdown_answers import answers
 from headstart.report.markup import bullets, plain, sentence
 from headstart.report.markup import table as grid
@@ -74,4 +75,5 @@ def _made(run: Mapping[str, Any]) -> list[str]:
         rows.append(["seed", plain(text(run, "seed"))])
     if text(run, "headstart"):
         rows.append(["headstart", plain(text(run, "headstart"))])
-    return ["## How it was made", grid(["fact", "value"], rows)] if rows else []
+    said = sentence(footprint_words(footprint(run)))
+    return ["## How it was made", grid(["fact", "value"], rows), said] if rows else []

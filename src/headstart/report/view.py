@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from headstart.report import charts, choosing, sections, sentences
+from headstart.report.footprint import footprint, footprint_words
 from headstart.report.picture import Picture, data_uri
 from headstart.report.reading import MOST_CLASSES, entries, interval, number, part, records, table, text, texts
 from headstart.report.svg import meter
@@ -326,6 +327,7 @@ def _made(run: Mapping[str, Any]) -> dict[str, Any]:
         command = shlex.join(texts(command))
     return {
         "words": f"The whole run took {duration(total)}." if total is not None else "",
+        "footprint": footprint_words(footprint(run)),
         "stages": Markup(charts.stages(run)),
         "source": [(labels.get(name, name.capitalize()), shown(value)) for name, value in source.items()],
         "environment": [(name.replace("_", " "), shown(value)) for name, value in table(run, "environment").items()],

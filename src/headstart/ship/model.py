@@ -10,7 +10,7 @@ written.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -28,13 +28,14 @@ from headstart.judge.calibration import softmax
 from headstart.judge.reject import Reject
 from headstart.progress import Reporter, Silent
 from headstart.records import SCHEMA, Card, Item, Plan, Skipped, plain
+from headstart.ship import hub
 from headstart.ship.answers import UNKNOWN, Answers, Prediction, items_of, predictions
 from headstart.sources import open_source
 from headstart.transfer.heads import FittedHead
 from headstart.transfer.memory import in_pieces
 from headstart.transfer.net import TransferNet
 
-__all__ = ["UNKNOWN", "Answers", "Model", "Prediction", "find_model_folder", "load", "softmax"]
+__all__ = ["UNKNOWN", "Answers", "Model", "Prediction", "find_model_folder", "load", "record_bytes", "softmax"]
 
 _KEYS = ("classes", "card", "plan", "head", "golden", "files", "sha256")
 _REJECT = "reject.safetensors"
@@ -153,18 +154,22 @@ class Model:
 
     # --- the folder -----------------------------------------------------------------------------------------------
 
-    def save(self, folder: str | Path, *, readme: str = "") -> Path:
-        """Write the model folder. Killed anywhere, it leaves the model that stood there or the new one, whole."""
+    def save(self, folder: str | Path, *, readme: str | Callable[[Mapping[str, Any]], str] = "") -> Path:
+        """Write the model folder. Killed anywhere, it leaves the model that stood there or the new one, whole.
+
+        `readme` is the text of README.md, or what makes it of config.json.
+        """
         from safetensors.numpy import save as pack_arrays
         from safetensors.torch import save as pack
 
         place = Path(folder).expanduser()
         state, config = self._timm_form()
+        text = readme if isinstance(readme, str) else readme(plain(config))
         contents = {
             "config.json": files.text_bytes(files.json_text(config)),
             "model.safetensors": pack(state, metadata={"format": "pt"}),
             "head.safetensors": pack_arrays(self.head.tensors()),
-            "README.md": files.text_bytes(readme or f"# {self.card.architecture}\n"),
+            "README.md": files.text_bytes(text or f"# {self.card.architecture}\n"),
         }
         if self.reject is not None:
             contents[_REJECT] = pack_arrays(self.reject.tensors())
@@ -178,11 +183,8 @@ class Model:
             **self.facts,
             **({} if self.reject is None else {"reject": self.reject.facts()}),
             "files": {name: files.hash_bytes(data) for name, data in contents.items()},
-            "sha256": _BLANK,
         }
-        text = files.json_text(record)
-        text = text.replace(_BLANK, files.hash_bytes(files.text_bytes(text)))
-        files.write_together(place, {"headstart.json": files.text_bytes(text), **contents})
+        files.write_together(place, {"headstart.json": record_bytes(record), **contents})
         if self.reject is None:
             (place / _REJECT).unlink(missing_ok=True)  # of the model that stood here
         return place
@@ -219,6 +221,12 @@ class Model:
         return {"seed": 0, "n": 3, "probabilities": softmax(self._forward(_golden_images(self.card, 3))[0])}
 
 
+def record_bytes(record: Mapping[str, Any]) -> bytes:
+    """headstart.json of a record, with its own sha256 in it."""
+    text = files.json_text({**record, "sha256": _BLANK})
+    return files.text_bytes(text.replace(_BLANK, files.hash_bytes(files.text_bytes(text))))
+
+
 def _divided(net: TransferNet, head: FittedHead, temperature: float) -> tuple[TransferNet, FittedHead]:
     """The same network with a linear head whose logits are divided by the temperature; the given one stays as it is."""
     head = replace(
@@ -246,7 +254,12 @@ def _golden_images(card: Card, n: int) -> Tensor:
 
 
 def find_model_folder(path: str | Path) -> Path:
-    """The model folder at `path` or inside the run folder `path`. Raises ModelError when there is none."""
+    """The model folder at `path` or inside the run folder `path`; hf-hub:OWNER/NAME is fetched.
+
+    Raises ModelError when there is none, and HubError when the Hub does not give it.
+    """
+    if hub.is_address(path):
+        return hub.fetch_model(path)
     place = Path(path).expanduser()
     for candidate in (place, place / "model"):
         if (candidate / "headstart.json").is_file():
@@ -259,7 +272,7 @@ def find_model_folder(path: str | Path) -> Path:
 
 
 def load(path: str | Path) -> Model:
-    """Open a run or model folder and check it: hashes of its files, then golden outputs.
+    """Open a run or model folder, or hf-hub:OWNER/NAME, and check it: hashes of its files, then golden outputs.
 
     Raises ModelError when it is missing, damaged, of a newer format, or predicts otherwise than when it was saved.
     """

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 from headstart.errors import SourceError
 from headstart.sources._weights import hash_matches_name
 
-__all__ = ["fetch", "fetch_from_hub", "unreachable"]
+__all__ = ["fetch", "fetch_from_hub", "knock", "unreachable"]
 
 _PATIENCE = 6.0  # seconds until a server that says nothing counts as unreachable
 
@@ -60,7 +60,7 @@ def fetch_from_hub(repository: str, names: Sequence[str], *, address: str, archi
     problem: Exception = FileNotFoundError(f"the repository has none of {', '.join(names)}")
     try:
         if not constants.HF_HUB_OFFLINE:
-            _knock(constants.ENDPOINT)
+            knock(constants.ENDPOINT)
         for name in names:
             with suppress(EntryNotFoundError):
                 try:
@@ -72,7 +72,7 @@ def fetch_from_hub(repository: str, names: Sequence[str], *, address: str, archi
     raise unreachable(address, problem, architecture=architecture) from problem
 
 
-def _knock(url: str) -> None:
+def knock(url: str) -> None:
     """Raise OSError at once where the Hub's own client would try again and again for a minute."""
     with suppress(urllib.error.HTTPError):  # an answer of any kind
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PATIENCE).close()

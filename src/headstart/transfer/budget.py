@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,12 +26,18 @@ class Clock:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._now, self._started = now, now() - used
+        self._worked = _processor_seconds()
         self.seconds, self.reserve = seconds, reserve
 
     @property
     def used(self) -> float:
         """Seconds since the beginning."""
         return self._now() - self._started
+
+    @property
+    def processor(self) -> float:
+        """Seconds that this process and its ended children have kept a core busy since the clock was made."""
+        return _processor_seconds() - self._worked
 
     @property
     def left(self) -> float:
@@ -54,3 +61,9 @@ class Clock:
         """A time of the clock at which a share of what is left is over, `most` seconds from now; None: never."""
         seconds = min(share * self.left, most)
         return None if math.isinf(seconds) else self._now() + seconds
+
+
+def _processor_seconds() -> float:
+    """Processor time in user and system mode; where the system counts no children (Windows) that of the process."""
+    found = os.times()
+    return found.user + found.system + found.children_user + found.children_system
