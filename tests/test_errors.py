@@ -78,3 +78,9 @@ def test_near_names_are_offered_and_else_a_few_known_ones() -> None:
     assert did_you_mean("zzz", ["linear", "mlp"]) == "Known: linear, mlp"
     assert did_you_mean("zzz", [f"name{n}" for n in range(50)]).endswith("name11, …")
     assert did_you_mean("zzz", []) == "None are known"
+
+
+def test_a_message_fills_no_page_however_long_a_name_in_it() -> None:
+    error = errors.DataError(f"there is no class {'x' * 10_000_000}", remedy="y" * 10_000_000)
+    assert len(str(error)) < 5_000
+    assert str(error).startswith("there is no class xxx")

@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("judge", "tasks", "sources"),
     ("data",),
     ("console", "_console_shipping"),
-    ("files", "settings"),
+    ("files", "settings", "tensors"),
     ("records", "progress"),
     ("errors",),
     ("__init__",),

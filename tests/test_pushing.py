@@ -121,7 +121,11 @@ def test_a_second_push_replaces_the_first_and_takes_away_what_is_no_longer_sent(
 def test_exports_of_another_model_and_of_torch_stay_here(exported: Path, hub: FakeHub) -> None:
     file = exported / "exports" / "onnx-fp32" / "certificate.json"
     told = files.read_json(file)
-    changes = {"export": {**told["export"], "to": "torch"}, "model": {**told["model"], "sha256": "0" * 64}}
+    program = {"model.pt2": next(iter(told["export"]["files"].values()))}
+    changes = {
+        "export": {**told["export"], "to": "torch", "files": program},
+        "model": {**told["model"], "sha256": "0" * 64},
+    }
     for name, words in (("export", "places of Python's files"), ("model", "made of another model")):
         files.write_json(file, {**told, name: changes[name]})
         (left,) = headstart.push(exported, "me/shapes", dry_run=True)["left_out"]

@@ -35,9 +35,13 @@ __all__ = [
 ]
 
 
+_LONGEST = 2_000  # letters of a message: a name in it may be of any length
+
+
 def _one_line(text: str) -> str:
-    """`text` of a library or a person without its line breaks."""
-    return " ".join(str(text).split()) if any(mark in str(text) for mark in "\n\r\t") else str(text)
+    """`text` of a library or a person without its line breaks, and cut where it would fill a page."""
+    line = " ".join(str(text).split()) if any(mark in str(text) for mark in "\n\r\t") else str(text)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def _escaped(name: object) -> str:

@@ -43,6 +43,7 @@ __all__ = [
     "listed",
     "lock",
     "make_folder",
+    "parse_json",
     "read_json",
     "sync_folder",
     "take_place",
@@ -272,8 +273,20 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file. Raises OSError, and ValueError where `parse_json` does."""
+    return parse_json(Path(path).read_bytes())
+
+
+def parse_json(data: bytes) -> Any:
+    """What UTF-8 JSON says, whoever wrote it. Raises ValueError where it is none, is nested too deeply or holds NaN."""
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_no_number)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def append_line(path: str | os.PathLike[str], value: Any) -> None:

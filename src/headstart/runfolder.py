@@ -28,6 +28,7 @@ _MODEL_FILES = (
 )  # fmt: skip
 _STATE_FILES = ("state.json", "state.safetensors")
 _READY = ".settings.json.overtake.tmp"  # of a name that is swept away
+_WORDS = 200  # letters of what a file or a library says
 _TOLD = 8  # changes that are named before the rest is counted
 _NEEDED = 50_000_000  # bytes that a run may take; weights and checkpoints come on top, see `check_room`
 
@@ -36,24 +37,42 @@ def read(file: Path) -> dict[str, Any]:
     """settings.json or run.json; RunError when it is torn, foreign or of a newer headstart."""
     try:
         found = files.read_json(file)
-        schema = int(found["schema"])
+        if (schema := int(found["schema"])) > SCHEMA:
+            raise RunError(
+                f"the run has format {schema}, this headstart reads up to {SCHEMA}",
+                where=file,
+                remedy="Install a newer headstart.",
+            )
+        parts = ("data", "settings", "scores") if file.name == "run.json" else ()
+        if not all(isinstance(found[part], dict) for part in parts):
+            raise TypeError("data, settings or scores are no objects")
         if file.name == "settings.json":
             found = {"begun": found.get("begun")} | {
                 name: found[name] for name in ("verb", "data", "directory", "strategies", "settings")
             }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            _check_started(found)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise RunError(
-            f"the file is not as headstart wrote it: {type(error).__name__}: {error}",
+            f"the file is not as headstart wrote it: {type(error).__name__}: {str(error)[:_WORDS]}",
             where=file,
             remedy="Start again with `headstart fit` and another --out.",
         ) from error
-    if schema > SCHEMA:
-        raise RunError(
-            f"the run has format {schema}, this headstart reads up to {SCHEMA}",
-            where=file,
-            remedy="Install a newer headstart.",
-        )
     return dict(found)
+
+
+def _check_started(found: Mapping[str, Any]) -> None:
+    """Raise TypeError where settings.json holds parts of other kinds than `hold` wrote."""
+    kinds: dict[str, Any] = {
+        "verb": str, "data": (str, type(None)), "directory": str, "strategies": list, "settings": dict,
+        "begun": (dict, type(None)),
+    }  # fmt: skip
+    if odd := next((name for name, kind in kinds.items() if not isinstance(found[name], kind)), None):
+        raise TypeError(f"{odd} is of another kind")
+    if found["verb"] not in ("fit", "compare") or not all(isinstance(name, str) for name in found["strategies"]):
+        raise TypeError("verb or strategies are unknown")
+    begun = found["begun"]
+    if begun is not None and not all(isinstance(begun[name], dict) for name in ("items", "source", "environment")):
+        raise TypeError("begun is of another kind")
 
 
 def anchored(path: str | None, base: Path) -> str | None:

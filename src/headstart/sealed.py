@@ -6,6 +6,7 @@ Which they are stands in predictions.csv and in the model (`seen`); what they sh
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,7 @@ from headstart import runfolder
 from headstart.data.facts import load_data
 from headstart.errors import DataError, RunError
 from headstart.records import Dataset, Item
+from headstart.ship._record import check_classes
 from headstart.ship.evaluate import seen_items
 
 __all__ = ["Sealed", "read_data", "read_sealed", "run_of", "training_items"]
@@ -54,10 +56,9 @@ def read_sealed(run: Path, data: str | Path | None = None) -> Sealed:
 
     Raises RunError when the run's data were in memory, DataError when a picture is missing or has another label.
     """
-    record, dataset = runfolder.read(run / "run.json"), read_data(run, data)
-    with (run / "predictions.csv").open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
-    classes: Sequence[str] = record["data"]["classes"]
+    record = runfolder.read(run / "run.json")
+    classes, rows = _written(run, record)
+    dataset = read_data(run, data)
     items = _named(dataset, rows)
     labels = np.array([classes.index(row["label"]) for row in rows], dtype=np.int64)
     told = [f"p_{name}" for name in classes]
@@ -74,6 +75,29 @@ def read_data(run: Path, data: Any = None) -> Dataset:
     """
     record = runfolder.read(run / "run.json")
     return load_data(_data_of(run, record) if data is None else data, fewest=1, group=record["settings"].get("group"))
+
+
+def _written(run: Path, record: Mapping[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
+    """The classes of run.json and the rows of predictions.csv. Raises RunError where they are none."""
+    file = run / "predictions.csv"
+    try:
+        classes = record["data"]["classes"]
+        check_classes(classes)
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+        for row in rows:
+            if row["label"] not in classes or not isinstance(row["file"], str):
+                raise ValueError(f"{str(row['label'])[:40]!r} is no class")
+            if not all(math.isfinite(float(value)) for name, value in row.items() if str(name).startswith("p_")):
+                raise ValueError("a probability is no number")
+        if rows and (told := {f"p_{name}" for name in classes}) & rows[0].keys() and not told <= rows[0].keys():
+            raise ValueError("it lacks the probabilities of some classes")
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        what = (
+            f"run.json and predictions.csv are not as headstart wrote them: {type(error).__name__}: {str(error)[:200]}"
+        )
+        raise RunError(what, where=file, remedy="Start again with `headstart fit` and another --out.") from error
+    return classes, rows
 
 
 def _data_of(run: Path, record: Mapping[str, Any]) -> str:

@@ -317,8 +317,8 @@ def _born(told: Mapping[str, Any], number: int, gate: int, handle: int) -> int:
 _WARM = (
     "headstart.api", "headstart.running", "headstart.choice.automatic", "headstart.choice.nested", "headstart.console",
     "headstart.insight", "headstart.data.cache", "headstart.data.subset", "headstart.record", "headstart.report.view",
-    "headstart.stages",
-    "headstart.ship.evaluate", "jinja2", "safetensors.numpy", "sklearn.linear_model", "sklearn.model_selection",
+    "headstart.stages", "headstart.ship.evaluate", "headstart.ship.exported", "jinja2", "safetensors.numpy",
+    "sklearn.linear_model", "sklearn.model_selection",
     "typer._adapters", "zoneinfo", "encodings.unicode_escape",  # a child of another user may not see the library
 )  # fmt: skip
 

@@ -99,3 +99,8 @@ def test_reading_a_missing_or_wrong_part_gives_an_empty_value() -> None:
     assert interval([0.25, 1]) == (0.25, 1.0)
     assert (text(run, "a"), text(run, "a", "c"), text(run, "x")) == ("", "text", "")
     assert (texts(run, "a", "b"), texts(run, "a", "c"), texts(""), texts(None)) == (["1", "x"], ["text"], [], [])
+
+
+def test_a_number_of_hundreds_of_digits_is_written_out() -> None:
+    assert words.count(10**400).startswith("10,0")
+    assert words.shown(-(10**400)).startswith("-10,0")

@@ -186,3 +186,12 @@ def test_a_program_of_torch_gives_the_same() -> None:
 def test_the_toys_features_tell_the_shapes_apart() -> None:
     X, y = toy_features()
     assert (toy_model().head.logits(X).argmax(1) == y).mean() > 0.6  # else the tests above would say little
+
+
+def test_names_that_are_no_utf_8_are_written_as_json_escapes_them() -> None:
+    model = toy_model()
+    model.classes = ("\udcff", "\ud800b", "c\u202e")
+    onnx = pytest.importorskip("onnx")
+    made = onnx.load_from_string(to_onnx(Answering(model), metadata(model)))
+    facts = {entry.key: entry.value for entry in made.metadata_props}
+    assert tuple(json.loads(facts["classes"])) == model.classes

@@ -113,7 +113,7 @@ def test_one_changed_byte_in_any_file_is_found_and_the_file_named(copied: Path, 
 @settings(max_examples=25, deadline=None)
 @given(where=st.integers(0, 10**6), bit=st.integers(0, 7))
 def test_one_flipped_bit_in_our_own_record_is_found(frozen_run: Path, where: int, bit: int) -> None:
-    from headstart.ship.model import _read_record
+    from headstart.ship._record import read_record
 
     folder = frozen_run / "model"
     data = bytearray((folder / "headstart.json").read_bytes())
@@ -123,7 +123,7 @@ def test_one_flipped_bit_in_our_own_record_is_found(frozen_run: Path, where: int
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "headstart.json").write_bytes(data)
         with pytest.raises(ModelError) as caught:
-            _read_record(Path(place))
+            read_record(Path(place))
     assert Path(str(caught.value.where)).name == "headstart.json"
 
 

@@ -89,7 +89,12 @@ def decide(bench: Bench, clock: Clock, *, folder: Path | None) -> Outcome:
     """Shortlist the sources and race; what was decided stands in race.json, where `resume` finds it."""
     place = folder / "race.json" if folder is not None and bench.main else None
     if place is not None and place.is_file():
-        return _decided(bench, read(place), scratch_share(bench.settings, clock))
+        try:
+            return _decided(bench, read(place), scratch_share(bench.settings, clock))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"the file is not as headstart wrote it: {type(error).__name__}: {str(error)[:200]}"
+            remedy = "Start a new run with `headstart fit` and another --out."
+            raise RunError(what, where=place, remedy=remedy) from error
     kept = scratch_share(bench.settings, clock)
     with clock.keeping(kept):
         listed = shortlist(bench, clock)

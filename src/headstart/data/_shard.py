@@ -102,7 +102,7 @@ def read_head(path: Path) -> dict[str, Any]:
         length = int.from_bytes(stream.read(8), "little")
         if not 0 < length <= _LONGEST_HEADER:
             raise ValueError("no safetensors header")
-        told = json.loads(stream.read(length))
+        told = files.parse_json(stream.read(length))
     if not isinstance(told, dict):
         raise ValueError("no safetensors header")
     return told
@@ -126,7 +126,10 @@ class Shard:
         length = int.from_bytes(self._map[:8], "little")
         if length > min(_LONGEST_HEADER, len(self._map) - 8):
             raise ValueError("no safetensors header")
-        head, body = json.loads(self._map[8 : 8 + length]), np.frombuffer(self._map, dtype=np.uint8)[8 + length :]
+        head, body = (
+            files.parse_json(bytes(self._map[8 : 8 + length])),
+            np.frombuffer(self._map, dtype=np.uint8)[8 + length :],
+        )
 
         def table(name: str, code: str, kind: str) -> np.ndarray:
             start, end = head[name]["data_offsets"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.report.page import environment
-from headstart.report.reading import entries, interval, number, text
+from headstart.report.reading import entries, interval, number, part, table, text
 from headstart.report.words import count, percent, plural, signed
 
 __all__ = ["exports_section"]
@@ -16,7 +16,7 @@ def exports_section(certificates: Sequence[Mapping[str, Any]]) -> str:
     """The section as HTML; "" without certificates."""
     if not certificates:
         return ""
-    held = all(told.get("data", {}).get("held_out") is True for told in certificates)
+    held = all(part(told, "data", "held_out") is True for told in certificates)
     words = f"{plural(len(certificates), 'export')} of this model. Each was judged before it was written, on pictures "
     words += "that training never saw." if held else "of the training set, for there is no test set."
     judged, costs = [_judged(told) for told in certificates], [_cost(told) for told in certificates]
@@ -52,7 +52,7 @@ def _small(told: Mapping[str, Any], way: str) -> str:
 
 
 def _size(told: Mapping[str, Any]) -> str:
-    files = told.get("export", {}).get("files", {})
+    files = table(told, "export", "files")
     return f"{sum(number(entry, 'bytes') or 0 for entry in files.values()) / 1e6:.1f} MB"
 
 

@@ -76,6 +76,8 @@ def signed(value: float | None, decimals: int = 1) -> str:
 
 def count(value: float | None) -> str:
     """A whole number with commas; a dash when it is missing."""
+    if isinstance(value, int):  # of any size, which a float is not
+        return f"{value:,}"
     return "–" if value is None else f"{value:,.0f}"
 
 

@@ -23,6 +23,7 @@ from torch.nn import functional
 from headstart import __version__
 from headstart.data.augment import normalise
 from headstart.errors import ExportError, SettingsError
+from headstart.files import text_bytes
 from headstart.judge.reject import Reject
 from headstart.records import Card, plain
 from headstart.ship._int8 import narrowed
@@ -256,8 +257,11 @@ class Answering(nn.Module):
 
 def metadata(model: Model) -> dict[str, str]:
     """What an exported file says of itself: `classes` and `card` as JSON, `headstart` the version that wrote it."""
-    card = json.dumps(plain(model.card), ensure_ascii=False)
-    return {"classes": json.dumps(model.classes, ensure_ascii=False), "headstart": __version__, "card": card}
+
+    def told(value: object) -> str:  # a name may hold bytes that are no UTF-8, which JSON can escape
+        return text_bytes(json.dumps(plain(value), ensure_ascii=False)).decode()
+
+    return {"classes": told(model.classes), "headstart": __version__, "card": told(model.card)}
 
 
 def _example() -> Tensor:

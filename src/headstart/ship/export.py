@@ -27,7 +27,7 @@ from headstart.records import SCHEMA, Item, plain
 from headstart.ship._graph import Answering, metadata, to_onnx, to_program
 from headstart.ship._int8 import ITEMS, halved, quantised
 from headstart.ship.certify import TOLERANCE, certify, latency, machine, reasons
-from headstart.ship.exported import CERTIFICATE, OUTPUTS, PAYLOAD, decoded, open_payload
+from headstart.ship.exported import CERTIFICATE, OUTPUTS, PAYLOAD, decoded, open_payload, screen
 from headstart.ship.model import Model
 
 __all__ = ["ITEMS", "KINDS", "Judged", "check_kind", "export_model", "write_export"]
@@ -72,6 +72,13 @@ def export_model(
     check_kind(to, precision)
     with reporter.stage(f"Writing {to} {precision}"):
         payload = _payload(model, to=to, precision=precision, training=training)
+    if to != "torch":  # it is opened by nobody but who made it: see exported.screen
+        try:
+            screen(payload, to)
+        except ValueError as error:
+            raise ExportError(
+                f"the network cannot be written so: {error}", remedy="Try another kind with --to."
+            ) from error
     exported = open_payload(payload, model.classes, card=model.card, to=to, precision=precision)
     found = certify(model, exported, judged.items, labels=judged.labels, said=judged.said, reporter=reporter)
     refused = reasons(found, precision=precision, max_drop=max_drop)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import io
-import json
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +23,12 @@ import numpy.typing as npt
 from headstart import files
 from headstart.data import decode
 from headstart.data.cores import cores, default_workers
-from headstart.errors import MissingExtraError, ModelError, UnreadableImage
+from headstart.errors import HeadstartError, MissingExtraError, ModelError, UnreadableImage
 from headstart.judge.calibration import softmax
 from headstart.progress import Reporter, Silent
 from headstart.records import SCHEMA, Card, Item, Skipped
+from headstart.ship._record import check_classes
+from headstart.ship._screen import screen_onnx, screen_openvino
 from headstart.ship.answers import Answers, Prediction, items_of, predictions
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "open_export",
     "open_payload",
     "read_certificate",
+    "screen",
     "threads",
 ]
 
@@ -56,6 +58,8 @@ PRECISIONS = ("fp32", "fp16", "int8")
 """Number formats of weights, the most exact first."""
 
 _AGAIN = "Export the model again."
+_TRUST = "Answer with the model it was made from, or open it yourself where you trust whoever made it."
+_WORDS = 300  # letters of an engine's message
 
 Compute = Callable[[npt.NDArray[np.uint8]], Sequence[npt.NDArray[Any]]]
 
@@ -80,7 +84,16 @@ class ExportedModel:
 
     def outputs(self, images: npt.NDArray[np.uint8]) -> Outputs:
         """What the file gives for pictures of one size, uint8 (n, height, width, 3)."""
-        probabilities, label, unknown, view = (np.asarray(part) for part in self._compute(np.ascontiguousarray(images)))
+        try:
+            found = [np.asarray(part) for part in self._compute(np.ascontiguousarray(images))]
+            fits = _fits(found, len(images), len(self.classes))
+        except HeadstartError:
+            raise
+        except Exception as error:  # whatever the engine says
+            raise _unusable(error) from error
+        if not fits:
+            raise ModelError("the export gives something else than answers", remedy=_AGAIN)
+        probabilities, label, unknown, view = found
         return Outputs(probabilities.astype(np.float32), label.astype(np.int64), unknown.astype(bool), view)
 
     def answers(self, items: Sequence[Item], *, reporter: Reporter | None = None) -> Answers:
@@ -106,6 +119,21 @@ class ExportedModel:
     def predict_proba(self, inputs: Any, *, reporter: Reporter | None = None) -> npt.NDArray[np.float64]:
         """Probabilities (n, classes), columns as in `classes`; rows of NaN for inputs that cannot be read."""
         return softmax(self.answers(items_of(inputs), reporter=reporter).logits)
+
+
+def _fits(found: Sequence[npt.NDArray[Any]], n: int, classes: int) -> bool:
+    """Whether these are probabilities, labels, whether each is unknown, and views, of n pictures."""
+    probabilities, label, unknown, view = found
+    shapes = (probabilities.shape, label.shape, unknown.shape) == ((n, classes), (n,), (n,))
+    kinds = [part.dtype.kind in known for part, known in zip(found, ("f", "i", "bu", "u"), strict=True)]
+    seen = view.ndim == 4 and view.shape[:2] == (n, 3)
+    return bool(shapes and all(kinds) and seen and np.isfinite(probabilities).all() and (label >= 0).all()
+                and (label < classes).all())  # fmt: skip
+
+
+def _unusable(error: Exception) -> ModelError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:_WORDS]
+    return ModelError(f"the export cannot be computed: {reason}", remedy=_AGAIN)
 
 
 def decoded(items: Sequence[Item]) -> Iterator[npt.NDArray[np.uint8] | UnreadableImage]:
@@ -220,36 +248,74 @@ def open_payload(
     return ExportedModel(opened(payload), classes, card=card, engine=engine, precision=precision)
 
 
+def screen(payload: Mapping[str, bytes], to: str) -> None:
+    """Raise ValueError where a file that may be anyone's could do more than compute answers from a picture."""
+    if to == "torch":
+        raise ValueError("torch runs what a program's file says, so headstart opens none")
+    if to == "onnx":
+        screen_onnx(payload["model.onnx"])
+    else:
+        screen_openvino(payload["model.xml"], len(payload["model.bin"]))
+
+
 def read_certificate(folder: str | Path) -> dict[str, Any]:
     """certificate.json of an export's folder. Raises ModelError when it is missing, torn or of a newer format."""
     file = Path(folder).expanduser() / CERTIFICATE
     try:
         found: dict[str, Any] = files.read_json(file)
-        schema = int(found["schema"])
-        _ = found["export"]["to"], found["export"]["precision"], found["export"]["files"], found["model"], found["card"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"no export with a certificate: {type(error).__name__}", where=file, remedy=_AGAIN) from error
-    if schema > SCHEMA:
-        made_by = found.get("headstart", "a newer version")
-        raise ModelError(
-            f"the export has format {schema}, this headstart reads up to {SCHEMA}",
-            where=file,
-            remedy=f"Install headstart {made_by} or newer.",
-        )
+        if (schema := int(found["schema"])) > SCHEMA:
+            raise ModelError(
+                f"the export has format {schema}, this headstart reads up to {SCHEMA}",
+                where=file,
+                remedy=f"Install headstart {str(found.get('headstart', 'a newer version'))[:40]} or newer.",
+            )
+        _check_told(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        what = f"no export with a certificate: {type(error).__name__}: {str(error)[:_WORDS]}"
+        raise ModelError(what, where=file, remedy=_AGAIN) from error
     return found
+
+
+_FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin"), "torch": ("model.pt2",)}
+
+
+def _check_told(found: Mapping[str, Any]) -> None:
+    """Raise an error where a certificate does not say what is needed to open what lies beside it."""
+    export, latency = found["export"], found.get("latency") or {}
+    if set(export["files"]) != set(_FILES.get(export["to"], ())) or export["precision"] not in PRECISIONS:
+        raise ValueError("it names no export of ours")
+    if not all(isinstance(told["sha256"], str) for told in export["files"].values()):
+        raise TypeError("a file has no sha256")
+    if not isinstance(found["model"], dict) or not isinstance(latency.get("batch_1") or {}, dict):
+        raise TypeError("a part is of another kind")
+    check_classes(found["classes"])
+    _card_of(found)
+
+
+def _card_of(told: Mapping[str, Any]) -> Card:
+    facts: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in told["card"].items()}
+    return Card(**facts)
 
 
 def open_export(folder: str | Path) -> ExportedModel:
     """The export in a folder, whose files must be those that were certified.
 
-    Raises ModelError when a file is missing or changed, MissingExtraError where the engine is not installed.
+    Whoever makes a folder can certify it, so its graph is looked at before an engine gets it. Raises ModelError when a
+    file is missing, changed or asks for more than answers, MissingExtraError where the engine is not installed.
     """
     place, told = Path(folder).expanduser(), read_certificate(folder)
     payload = {name: _certified(place / name, wanted["sha256"]) for name, wanted in told["export"]["files"].items()}
-    facts: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in told["card"].items()}
-    card = Card(**facts)
     to, precision = told["export"]["to"], told["export"]["precision"]
-    return open_payload(payload, told["classes"], card=card, to=to, precision=precision)
+    try:
+        screen(payload, to)
+    except ValueError as error:
+        raise ModelError(f"the export is not opened: {error}", where=place, remedy=_TRUST) from error
+    try:
+        return open_payload(payload, told["classes"], card=_card_of(told), to=to, precision=precision)
+    except MissingExtraError:
+        raise
+    except Exception as error:  # whatever the engine says
+        raise _unusable(error) from error
 
 
 def _certified(file: Path, sha256: str) -> bytes:
@@ -290,16 +356,16 @@ def find_export(run: str | Path, to: str | None = None) -> Path | None:
 def _default(told: Mapping[str, Any]) -> bool:
     """Whether an export may answer without being asked for: it is installed, and faster here than torch."""
     installed = importlib.util.find_spec("onnxruntime") is not None
-    one = told.get("latency", {}).get("batch_1", {})
-    faster = bool(one) and one["export_ms"] < one["torch_ms"]
-    return installed and faster
+    one = (told.get("latency") or {}).get("batch_1") or {}
+    ours, theirs = one.get("export_ms"), one.get("torch_ms")
+    return installed and isinstance(ours, (int, float)) and isinstance(theirs, (int, float)) and ours < theirs
 
 
 def _model_hash(place: Path) -> str:
     """The sha256 that the model in a run or model folder gives itself; "" where there is none."""
     for file in (place / "headstart.json", place / "model" / "headstart.json"):
         try:
-            return str(json.loads(file.read_bytes())["sha256"])
+            return str(files.read_json(file)["sha256"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return ""

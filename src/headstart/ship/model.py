@@ -9,7 +9,6 @@ written.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from headstart import files
+from headstart import files, tensors
 from headstart.data import augment
 from headstart.data.loader import Views, batches
 from headstart.errors import ModelError, SourceError, UserError
@@ -29,6 +28,7 @@ from headstart.judge.reject import Reject
 from headstart.progress import Reporter, Silent
 from headstart.records import SCHEMA, Card, Item, Plan, Skipped, plain
 from headstart.ship import hub
+from headstart.ship._record import AGAIN, BLANK, KEYS, read_record, temperature_of
 from headstart.ship.answers import UNKNOWN, Answers, Prediction, items_of, predictions
 from headstart.sources import open_source
 from headstart.transfer.heads import FittedHead
@@ -37,10 +37,8 @@ from headstart.transfer.net import TransferNet
 
 __all__ = ["UNKNOWN", "Answers", "Model", "Prediction", "find_model_folder", "load", "record_bytes", "softmax"]
 
-_KEYS = ("classes", "card", "plan", "head", "golden", "files", "sha256")
 _REJECT = "reject.safetensors"
-_BLANK = "0" * 64  # stands for headstart.json's own sha256 while it is computed
-_AGAIN = "Copy the whole folder again."
+_WORDS = 400  # letters of what a file or a library says
 _GOLDEN_TOLERANCE = 1e-3  # on probabilities: other processors round differently, other weights differ far more
 
 
@@ -183,6 +181,7 @@ class Model:
             **self.facts,
             **({} if self.reject is None else {"reject": self.reject.facts()}),
             "files": {name: files.hash_bytes(data) for name, data in contents.items()},
+            "sha256": BLANK,
         }
         files.write_together(place, {"headstart.json": record_bytes(record), **contents})
         if self.reject is None:
@@ -223,8 +222,8 @@ class Model:
 
 def record_bytes(record: Mapping[str, Any]) -> bytes:
     """headstart.json of a record, with its own sha256 in it."""
-    text = files.json_text({**record, "sha256": _BLANK})
-    return files.text_bytes(text.replace(_BLANK, files.hash_bytes(files.text_bytes(text))))
+    text = files.json_text({**record, "sha256": BLANK})
+    return files.text_bytes(text.replace(BLANK, files.hash_bytes(files.text_bytes(text))))
 
 
 def _divided(net: TransferNet, head: FittedHead, temperature: float) -> tuple[TransferNet, FittedHead]:
@@ -277,54 +276,38 @@ def load(path: str | Path) -> Model:
     Raises ModelError when it is missing, damaged, of a newer format, or predicts otherwise than when it was saved.
     """
     place = find_model_folder(path)
-    record = _read_record(place)
+    record = read_record(place)
     for name, wanted in record["files"].items():
         target = place / name
         there = target.is_file()
         if (not there or files.hash_file(target) != wanted) and not files.finish(target, wanted):
             what = "the file is not as it was saved" if there else "a file of the model is missing"
-            raise ModelError(what, where=target, remedy=_AGAIN)
-    from safetensors.numpy import load_file
-
+            raise ModelError(what, where=target, remedy=AGAIN)
     try:
-        head = FittedHead.from_tensors(record["head"]["kind"], load_file(place / "head.safetensors"))
-        source = open_source(str(place))
-        plan = Plan(**{**record["plan"], "reasons": tuple(record["plan"]["reasons"])})
-        net = TransferNet(source, head.module(), pooling=plan.pooling)
-        reject = Reject.from_tensors(load_file(place / _REJECT)) if _REJECT in record["files"] else None
+        model = _opened(place, record)
+        _check_golden(model, record["golden"], place)
+    except ModelError:
+        raise
     except UserError as error:
         raise ModelError(f"the model cannot be opened: {error}", where=place) from error
-    facts = {name: value for name, value in record.items() if name not in (*_KEYS, "schema", "reject")}
-    told = record.get("calibration") or {"folded": True}
-    apart = 1.0 if told["folded"] else float(told["temperature"])
-    model = Model(net, record["classes"], head=head, plan=plan, facts=facts, reject=reject, temperature=apart)
-    _check_golden(model, record["golden"], place)
+    except Exception as error:  # whatever a library says of files that are no model, however right their hashes
+        reason = (str(error).splitlines() or [""])[0][:_WORDS]
+        what = f"the model cannot be opened: {type(error).__name__}: {reason}"
+        raise ModelError(what, where=place, remedy="Ask whoever made it.") from error
     return model
 
 
-def _read_record(place: Path) -> dict[str, Any]:
-    """headstart.json, of a format we know and byte for byte as it was saved."""
-    file = place / "headstart.json"
-    try:
-        data = file.read_bytes()
-        record: dict[str, Any] = json.loads(data)
-        schema = int(record["schema"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the file cannot be read: {error}", where=file, remedy=_AGAIN) from error
-    if schema > SCHEMA:
-        made_by = record.get("headstart", "a newer version")
-        raise ModelError(
-            f"the model has format {schema}, this headstart reads up to {SCHEMA}",
-            where=file,
-            remedy=f"Install headstart {made_by} or newer.",
-        )
-    missing = [name for name in _KEYS if name not in record]
-    if missing:
-        raise ModelError(f"the file lacks {', '.join(missing)}", where=file, remedy=_AGAIN)
-    own = str(record["sha256"])
-    if files.hash_bytes(data.replace(own.encode(), _BLANK.encode())) != own:
-        raise ModelError("the file is not as it was saved", where=file, remedy=_AGAIN)
-    return record
+def _opened(place: Path, record: Mapping[str, Any]) -> Model:
+    """The model of a folder whose files have their hashes; its parts must fit each other."""
+    kind, names = str(record["head"]["kind"]), record["files"]
+    head = FittedHead.from_tensors(kind, tensors.read(place / "head.safetensors"))
+    reject = Reject.from_tensors(tensors.read(place / _REJECT)) if _REJECT in names else None
+    source = open_source(str(place))
+    plan = Plan(**{**record["plan"], "reasons": tuple(record["plan"]["reasons"])})
+    net = TransferNet(source, head.module(), pooling=plan.pooling)
+    facts = {name: value for name, value in record.items() if name not in (*KEYS, "schema", "reject")}
+    apart = temperature_of(record)
+    return Model(net, record["classes"], head=head, plan=plan, facts=facts, reject=reject, temperature=apart)
 
 
 def _check_golden(model: Model, golden: Mapping[str, Any], place: Path) -> None:
@@ -336,5 +319,5 @@ def _check_golden(model: Model, golden: Mapping[str, Any], place: Path) -> None:
         raise ModelError(
             f"the model's answers moved by {drift:.2g} since it was saved: a library computes otherwise",
             where=place,
-            remedy=f"Install the versions it was made with: {plain(model.facts.get('versions', {}))}.",
+            remedy=f"Install the versions it was made with: {str(plain(model.facts.get('versions', {})))[:_WORDS]}.",
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from headstart import files
 from headstart.errors import SourceError, did_you_mean
+from headstart.sources._config import build_within, checked_arguments, checked_facts
 from headstart.sources._download import fetch_from_hub
 from headstart.sources._importing import import_timm
 from headstart.sources._timm import Recipe, card_of, load_backbone, source_of
@@ -16,6 +17,7 @@ __all__ = ["open_folder", "open_repository", "read_config"]
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 _TORCHVISION = "torchvision/"
+_WORDS = 200  # letters of another library's message
 
 
 def open_folder(
@@ -40,17 +42,18 @@ def open_folder(
 
         name = recipe.architecture.removeprefix(_TORCHVISION)
         return open_architecture(name, path, card=card_of(recipe, origin), address=address, seed=seed)
+    state = read_weights(path)
     try:
         with seeded(seed):
-            network = recipe.build()
+            network = build_within(recipe.build, numbers=path.stat().st_size, entries=len(state))
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
+        reason = (str(error).splitlines() or [""])[0][:_WORDS]
         raise SourceError(
             f"{recipe.architecture} cannot be built with the arguments in config.json: {reason}",
             where=folder,
             remedy="Mend its model_args, or fetch the folder again",
         ) from error
-    load_backbone(network, recipe, read_weights(path), where=path)
+    load_backbone(network, recipe, state, where=path)
     return source_of(recipe, network, address=address, origin=origin)
 
 
@@ -71,16 +74,17 @@ def read_config(folder: Path) -> Recipe:
 
     file = folder / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = files.read_json(file)
         if not isinstance(config, dict):
             raise TypeError("not an object")
         nested = config.get("pretrained_cfg")
         facts = dict(config if nested is None else nested)
         architecture = str(config.get("architecture") or facts.get("architecture") or "")
-        args = dict(config.get("model_args") or {})
+        args = checked_arguments(config.get("model_args") or {})
+        facts = checked_facts(config, facts, args)
     except (OSError, ValueError, TypeError) as error:
         raise SourceError(
-            f"config.json cannot be read: {error}", where=file, remedy="Fetch the folder again"
+            f"config.json cannot be read: {str(error)[:_WORDS]}", where=file, remedy="Fetch the folder again"
         ) from error
     if not architecture:
         raise SourceError("config.json names no timm architecture", where=file, remedy='It needs an "architecture" key')
@@ -90,18 +94,4 @@ def read_config(folder: Path) -> Recipe:
             where=file,
             remedy=did_you_mean(architecture, timm.list_models()),
         )
-    for key in ("num_classes", "pretrained", "pretrained_cfg", "checkpoint_path"):
-        args.pop(key, None)
-    labels = config.get("label_names") or facts.get("label_names") or facts.get("labels")
-    known = timm.models.PretrainedCfg.__dataclass_fields__
-    facts = {
-        k: v for k, v in facts.items() if k in known and k not in ("file", "state_dict", "url", "hf_hub_id", "source")
-    }
-    if labels:
-        facts["label_names"] = list(labels.values() if isinstance(labels, dict) else labels)
-    channels = int(args.get("in_chans") or (facts.get("input_size") or (3,))[0])
-    facts["input_size"] = (channels, *(facts.get("input_size") or (3, 224, 224))[1:])
-    if isinstance(args.get("img_size"), (int, list, tuple)):
-        size = args["img_size"]
-        facts["input_size"] = (channels, *((size, size) if isinstance(size, int) else size))
     return Recipe(architecture, args, facts)

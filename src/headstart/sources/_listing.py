@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any
+
+from headstart import files, tensors
 
 __all__ = ["listing"]
 
@@ -35,7 +35,7 @@ def _of_folder(folder: Path, address: str, where: str) -> dict[str, Any] | None:
     """A row for a folder in the timm convention; None when it is another kind of folder."""
     weights = folder / "model.safetensors"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = files.read_json(folder / "config.json")
         architecture = str(config["architecture"])
         size = weights.stat().st_size
     except (OSError, ValueError, TypeError, KeyError):
@@ -55,17 +55,12 @@ def _row(address: str, architecture: str, parameters: int | None, size: int, whe
 
 def _parameters(path: Path) -> int | None:
     """Numbers in a safetensors file, read from its header; BatchNorm's statistics are not parameters."""
+    buffers = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index")
     try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > path.stat().st_size:
-                return None
-            header = json.loads(stream.read(length))
-        buffers = ("running_mean", "running_var", "num_batches_tracked", "relative_position_index")
-        entries = {n: e for n, e in header.items() if n != "__metadata__" and not n.endswith(buffers)}
-        return int(sum(prod(entry["shape"]) for entry in entries.values()))
-    except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError):
+        shapes = tensors.shapes(path)
+    except (OSError, ValueError):
         return None
+    return sum(prod(shape) for name, shape in shapes.items() if not name.endswith(buffers))
 
 
 def _hub() -> Iterator[dict[str, Any]]:

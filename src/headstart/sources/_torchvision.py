@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from headstart.errors import SourceError, did_you_mean
 from headstart.records import Block, Card, plain
+from headstart.sources._config import build_within
 from headstart.sources._download import fetch
 from headstart.sources._families import FAMILIES, Family
 from headstart.sources._importing import import_torchvision
@@ -211,10 +212,18 @@ def open_torchvision(name: str, *, weights: str | None, image_size: int | None, 
 
 def open_architecture(name: str, path: Path, *, card: Card, address: str, seed: int = 0) -> Source:
     """A torchvision network with the weights of a file and a given card."""
-    library = TorchvisionLibrary(name, card)
-    with seeded(seed):
-        network = library.build()
-    state = _modern(name, read_weights(path), card)
+    library, state = TorchvisionLibrary(name, card), read_weights(path)
+    try:
+        state = _modern(name, state, card)
+        with seeded(seed):
+            network = build_within(library.build, numbers=path.stat().st_size, entries=len(state))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise SourceError(
+            f"torchvision/{name} cannot be built for pictures of {card.input_size[1]} pixels: {reason}",
+            where=path,
+            remedy="Choose another --image-size, or fetch the file again",
+        ) from error
     load_strictly(network, state, where=path, classifier=(library.family.classifier, *library.family.aside))
     return Source(network, library, address=address, card=card, blocks=_blocks(network, library.family))
 

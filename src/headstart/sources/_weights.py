@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headstart import tensors
 from headstart.errors import SourceError
 from headstart.files import hash_file
 
@@ -34,13 +35,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            tensors.shapes(path)
             found: Any = load_file(path, device="cpu")
         else:
+            tensors.check_archive(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        if first.startswith("Weights only load failed"):  # torch goes on to say how to run what it holds
+            first = "it holds more than tensors, and to read the rest would run it"
         raise SourceError(
             f"the weights file cannot be read: {first}",
             where=path,
@@ -87,9 +92,15 @@ def load_strictly(
         for name in wanted
         if name in state and state[name].shape != wanted[name].shape
     ]
+    kinds = [
+        f"{name} {str(state[name].dtype).removeprefix('torch.')}"
+        for name, like in wanted.items()
+        if name in state and like.is_floating_point() and not state[name].is_floating_point()
+    ]
+    found = {"missing": missing, "unexpected": unexpected, "wrong shape": shapes, "no fractions": kinds}
     complaints = [
         f"{label} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        for label, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes))
+        for label, names in found.items()
         if names
     ]
     if complaints:

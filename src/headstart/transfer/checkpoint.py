@@ -7,18 +7,19 @@ half a checkpoint, and where a byte does not match them the one before is used. 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from headstart import __version__, files
+from headstart import __version__, files, tensors
 from headstart.errors import RunError
 from headstart.records import SCHEMA
 
-__all__ = ["flatten_optimizer", "load_latest", "restore_optimizer", "save"]
+__all__ = ["flatten_optimizer", "load_latest", "restore_optimizer", "save", "taking"]
 
 _KEEP = 2
 
@@ -75,14 +76,30 @@ def load_latest(folder: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] 
             )
         try:
             data = (place / "state.safetensors").read_bytes()
+            sound = files.hash_bytes(data) == facts["sha256"] and bool(tensors.shapes(place / "state.safetensors"))
+        except ValueError:
+            sound = False
         except OSError as error:
             notes[place.name] = f"checkpoint {place.name} cannot be read ({error.strerror}); the one before is used"
             continue
-        if files.hash_bytes(data) != facts["sha256"]:
+        if not sound:
             notes[place.name] = f"checkpoint {place.name} is damaged; the one before is used"
             continue
         return (unpack(data), facts), notes
     return None, notes
+
+
+@contextmanager
+def taking(folder: Path | None) -> Iterator[None]:
+    """A state that does not fit what takes it is a RunError."""
+    try:
+        yield
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise RunError(
+            f"the checkpoint does not fit the run: {type(error).__name__}: {str(error)[:200]}",
+            where=folder,
+            remedy="Start a new run with `headstart fit` and another --out.",
+        ) from error
 
 
 def _whole(folder: Path) -> list[Path]:
@@ -93,8 +110,9 @@ def _whole(folder: Path) -> list[Path]:
 def _number(place: Path) -> int:
     try:
         facts = files.read_json(place / "state.json")
+        int(facts.get("schema", SCHEMA))
         return int(facts["number"]) if isinstance(facts["sha256"], str) else -1
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return -1  # torn or foreign: not a checkpoint
 
 

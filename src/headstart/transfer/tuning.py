@@ -445,7 +445,8 @@ class Trainer:
         self._damaged = set(notes)
         for note in notes.values():
             self.reporter.note(note)
-        at = self._take(*found) if found is not None else _At()
+        with checkpoint.taking(self.folder):
+            at = self._take(*found) if found is not None else _At()
         if len(set(self.engine.gather((at.epoch, at.step)))) > 1:
             raise RunError(
                 "the processes do not see the same checkpoints", where=self.folder,

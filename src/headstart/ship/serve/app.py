@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from headstart import __version__
+from headstart.files import text_bytes
 from headstart.records import plain
 from headstart.ship.model import Prediction
 from headstart.ship.serve import schema
@@ -85,7 +86,7 @@ def create_app(service: Service, *, limits: Limits | None = None, hosts: Iterabl
 def _json(content: Any, status: int = 200, **headers: str) -> Response:
     """JSON as `predict --json` writes it: every number is the double that the model gave."""
     text = json.dumps(plain(content), ensure_ascii=False, allow_nan=False)
-    return Response(text.encode(), status_code=status, media_type="application/json", headers=headers)
+    return Response(text_bytes(text), status_code=status, media_type="application/json", headers=headers)
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
