@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,6 +57,19 @@ def served(
         server.should_exit = True
         thread.join(60)
         assert not thread.is_alive(), "the server did not stop"
+
+
+def started(run: Path, *flags: str, port: int = 0) -> tuple[subprocess.Popen[str], int]:
+    """`headstart serve` as its own process, when it answers, and its port."""
+    command = [sys.executable, "-m", "headstart", "serve", str(run), "--port", str(port), *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if found := re.search(r"answers at http://127\.0\.0\.1:(\d+) until Ctrl-C", line):
+            return process, int(found[1])
+    raise AssertionError(f"it ended with {process.wait()}: {said}")
 
 
 def form(pictures: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> tuple[bytes, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -157,3 +159,113 @@ def test_what_alone_costs_is_measured_and_alone_has_the_bits_of_alone() -> None:
     rows = __import__("alone").measured("test_resnet", pictures=8, side=32)
     assert [size for size, _, _ in rows] == [1, 8, 32]
     assert rows[0][2] == 8
+
+
+# --- the server under load --------------------------------------------------------------------------------------------
+
+
+def test_the_client_counts_what_comes_back_and_knows_another_answer(frozen_run: Path) -> None:
+    pytest.importorskip("fastapi")
+    from serving import served
+    from toydata import picture
+
+    client, photos = __import__("serve_client"), []
+    for number in range(3):
+        stream = io.BytesIO()
+        picture("disc", number).save(stream, "JPEG")
+        photos.append(stream.getvalue())
+
+    async def load(port: int) -> list[Any]:
+        requests = await client.alone(port, photos)
+        crowd = asyncio.create_task(client.slowly(port, connections=10, every=0.05))
+        told = [
+            await client.closed(port, requests, connections=4, seconds=0.3),
+            await client.opened(port, requests, rate=50, seconds=0.3, connections=4),
+            await client.closed(port, [client.Asked(requests[0].data, b"another")], connections=1, seconds=0.1),
+            await client.closed(
+                port, [client.Asked(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")], connections=1, seconds=0.1
+            ),
+        ]
+        assert await client.back_to_normal(port, requests, normal=60.0) < 60.0
+        crowd.cancel()
+        return told
+
+    with served(frozen_run) as address:
+        closed, opened, other, refused = asyncio.run(load(address.port))
+    for told in (closed, opened):
+        assert told.good
+        assert (told.different, told.other, told.broken, len(told.busy)) == (0, 0, 0, 0)
+    assert other.different == len(other.good) > 0
+    assert refused.other > 0
+    assert not refused.good
+
+
+def test_the_client_tells_refusals_with_and_without_a_time_and_broken_connections() -> None:
+    client = __import__("serve_client")
+    answers = [
+        b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ]
+
+    async def run() -> Any:
+        turn = iter(answers * 1_000)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(100):
+                writer.write(answer := next(turn))
+                if not answer:
+                    break
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            return await client.closed(port, [client.Asked(b"x", b"ok")], connections=1, seconds=0.2)
+
+    told = asyncio.run(run())
+    assert told.good
+    assert len(told.busy) >= 2
+    assert 0 < told.without_time < len(told.busy)
+    assert told.broken >= 1
+    assert (told.different, told.other) == (0, 0)
+
+
+def test_a_percentile_is_a_value_that_so_many_do_not_exceed() -> None:
+    percentile = __import__("serve_client").percentile
+    values = [float(n) for n in range(1, 101)]
+    assert [percentile(values, share) for share in (0.5, 0.99, 1.0)] == [50.0, 99.0, 100.0]
+    assert percentile([3.0], 0.99) == 3.0
+    assert percentile([], 0.5) != percentile([], 0.5)
+
+
+def test_the_page_of_the_server_holds_the_results_that_are_kept(harness: ModuleType, tmp_path: Path) -> None:
+    load = __import__("serve_load")
+    rows = []
+    for name, rate, p99 in (("1 connection", 9.0, 0.1), ("8 connections", 10.0, 0.5), ("64 connections", 10.0, 4.0),
+                            ("8 connections beside 1,000 slow ones", 9.0, 0.6), ("10 times", 8.0, 6.0)):  # fmt: skip
+        told = __import__("serve_client").Told(good=[p99] * 10, busy=[0.01] if p99 == 6.0 else [], seconds=10 / rate)
+        row = load.Row(name)
+        row.add(told, worked=1.0, before=100.0, after=101.0)
+        rows.append(row.as_dict())
+    one = {"rows": rows, "capacity": 10.0, "asked_rate": 99.0, "client_share": 0.1, "back_seconds": 0.5,
+           "restart_seconds": 3.0}  # fmt: skip
+    found = {"machine": harness.machine(), "engines": {"torch": one}, "alone": {"decode": 60.0, "torch": 12.0},
+             "date": "today", "photos": 3, "photo_bytes": 50_000, "minutes": 1.0, "command": "this"}  # fmt: skip
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{load.BEGIN}\nold\n{load.END}\nafter\n", "utf-8")
+    text = load.write(found, tmp_path, page)
+    assert page.read_text("utf-8") == f"before\n{load.BEGIN}\n\n{text}\n{load.END}\nafter\n"
+    assert "| torch | 10 times | 8.00 | 6,000 | 6,000 | 1 of 11 | 100.0 | 100 → 101 |" in text
+    assert "one after the other at most 10; the server's best is 100% of that" in text
+    assert "it gives 80% of its best; p99 is 1.5 times that of 64 connections, 12.0 times that of 8" in text
+    kept = FOLDER / "results" / "serve.md"
+    shown = (ROOT / "docs" / "serve.md").read_text("utf-8").partition(load.BEGIN)[2].partition(load.END)[0].strip()
+    assert shown == (kept.read_text("utf-8").strip() if kept.is_file() else "")
+
+
+def test_what_an_engine_gives_alone_is_measured(frozen_run: Path, tmp_path: Path) -> None:
+    __import__("pictures").draw(tmp_path, count=8, splits=False)
+    rates = __import__("serve_alone").measured(frozen_run, tmp_path)
+    assert {*rates} == {"decode", "torch"}
+    assert min(rates.values()) > 0

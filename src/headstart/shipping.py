@@ -120,7 +120,9 @@ def answering(run: str | Path, engine: str = "auto", *, reporter: Reporter | Non
 
     with uncollected():
         from headstart.ship.model import load
+        from headstart.transfer.kernels import steady_memory
 
+    steady_memory()
     return load(run)
 
 

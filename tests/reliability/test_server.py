@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 import socket
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,12 @@ from PIL import Image
 
 import hostile
 from headstart.ship.serve.limits import Limits
-from serving import Address, asked, sent, served
+from serving import Address, asked, sent, served, started
 from toydata import picture
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed")
 LIMITS = Limits(body=400_000, pixels=4_000_000, head_seconds=0.5, body_seconds=0.5)
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 MOST_GROWTH = 50 << 20  # bytes: the catalogue's
 
 
@@ -176,8 +179,63 @@ def test_g5_overload_is_refused_with_a_time_to_come_again(frozen_run: Path) -> N
 
 
 @pytest.mark.long
-def test_g5_overload_for_a_minute(frozen_run: Path) -> None:
-    record("server, overload", **overload(frozen_run, 64, 60.0))
+def test_g5_ten_times_what_it_can_answer_for_a_minute(frozen_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    client = __import__("serve_client")
+    data = io.BytesIO()
+    drawn = picture("disc", 1, noise=0.0).resize((3_000, 3_000), Image.Resampling.NEAREST)
+    drawn.save(data, "PNG")  # few bytes and much work, so that one client can send ten times as much as is answered
+    process, port = started(frozen_run, "--no-neighbours")
+
+    async def run() -> dict[str, object]:
+        requests = await client.alone(port, [data.getvalue()])
+        calm = await client.closed(port, requests, connections=1, seconds=2.0)
+        full = await client.closed(port, requests, connections=64, seconds=5.0)
+        flood = await client.opened(port, requests, rate=10 * full.rate, seconds=60.0, connections=256)
+        back = await client.back_to_normal(port, requests, normal=1.5 * client.percentile(calm.good, 0.99))
+        for told in (calm, full, flood):
+            assert (told.different, told.other, told.broken, told.without_time) == (0, 0, 0, 0)
+        assert not full.busy, "64 fit"
+        assert flood.busy
+        assert max(flood.good) < Limits().answer_seconds
+        assert back == back, "it never came back"
+        return {
+            "clients": 256, "answered": len(flood.good), "busy": len(flood.busy), "rate at 64": round(full.rate, 1),
+            "rate": round(flood.rate, 1), "p99 at 64": round(client.percentile(full.good, 0.99), 4),
+            "p50": round(client.percentile(flood.good, 0.5), 4), "p99": round(client.percentile(flood.good, 0.99), 4),
+            "back": round(back, 3),
+        }  # fmt: skip
+
+    try:
+        record("server, overload", **asyncio.run(run()))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_g5_no_accepted_request_has_more_before_it_than_the_queue_holds(frozen_run: Path) -> None:
+    """Counted, not timed: while one picture is held back, how many get in, and what becomes of them."""
+    with served(frozen_run, limits=Limits(queue=8)) as address:
+        stream, begun, go = io.BytesIO(), threading.Event(), threading.Event()
+        picture("disc", 1).save(stream, "PNG")
+        data, work, sizes = stream.getvalue(), address.service.model.predict, list[int]()
+
+        def held(pictures: list[bytes]) -> object:
+            sizes.append(len(pictures))
+            begun.set()
+            assert go.wait(60)
+            return work(pictures)
+
+        address.service.model.predict = held  # type: ignore[method-assign, assignment]
+        with ThreadPoolExecutor(40) as threads:
+            found = [threads.submit(asked, address.port, "/predict", data, Content_Type="image/png") for _ in range(40)]
+            assert begun.wait(60)
+            while sum(one.done() for one in found) < 32:
+                time.sleep(0.01)
+            go.set()
+            codes = Counter(one.result()[0] for one in found)
+        assert codes == {200: 8, 503: 32}
+        assert sum(sizes) == 8, "what was refused cost no work"
 
 
 def test_g6_a_client_that_hangs_up_costs_no_work(frozen_run: Path) -> None:
@@ -211,3 +269,50 @@ def test_g6_a_client_that_hangs_up_costs_no_work(frozen_run: Path) -> None:
         assert first.recv(12) == b"HTTP/1.1 200"
         first.close()
         assert len(seen) == 1
+
+
+def test_g6_a_killed_server_is_started_again_in_its_place_with_the_same_answers(frozen_run: Path) -> None:
+    data = io.BytesIO()
+    picture("disc", 1).save(data, "PNG")
+    process, port = started(frozen_run, "--no-neighbours")
+    try:
+        wanted = asked(port, "/predict", data.getvalue(), Content_Type="image/png")[:2]
+        assert wanted[0] == 200
+        busy = socket.create_connection(("127.0.0.1", port))  # a connection that is open when it dies
+        busy.sendall(hostile.post(data.getvalue(), "image/png"))
+        process.kill()
+        process.communicate()
+        process, port = started(frozen_run, "--no-neighbours", port=port)
+        assert asked(port, "/predict", data.getvalue(), Content_Type="image/png")[:2] == wanted
+        busy.close()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_g6_when_it_is_told_to_stop_all_that_was_accepted_is_answered_and_nothing_else(frozen_run: Path) -> None:
+    with served(frozen_run) as address:
+        stream, begun, go = io.BytesIO(), threading.Event(), threading.Event()
+        picture("disc", 1).save(stream, "PNG")
+        data, work = stream.getvalue(), address.service.model.predict
+        wanted = asked(address.port, "/predict", data, Content_Type="image/png")[:2]
+
+        def held(pictures: list[bytes]) -> object:
+            begun.set()
+            assert go.wait(60)
+            return work(pictures)
+
+        address.service.model.predict = held  # type: ignore[method-assign, assignment]
+        with ThreadPoolExecutor(6) as threads:
+            found = [threads.submit(asked, address.port, "/predict", data, Content_Type="image/png")]
+            assert begun.wait(60)
+            found += [threads.submit(asked, address.port, "/predict", data, Content_Type="image/png") for _ in range(5)]
+            while asked(address.port, "/healthz")[1]["waiting"] < 5:
+                time.sleep(0.01)
+            address.server.should_exit = True
+            while address.server.servers[0].is_serving():
+                time.sleep(0.01)
+            with pytest.raises(ConnectionError):
+                asked(address.port, "/healthz")
+            go.set()
+            assert [one.result()[:2] for one in found] == [wanted] * 6

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import http.client
 import io
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from headstart.sealed import read_data
 from headstart.ship.model import load
 from headstart.ship.neighbours import find_neighbours
 from headstart.ship.serve.limits import Limits
-from serving import Address, asked, form, sent, served
+from serving import Address, asked, form, sent, served, started
 from toydata import picture
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed")
@@ -309,6 +310,49 @@ def test_a_full_queue_says_when_to_come_again_and_what_was_accepted_is_answered(
         assert asked(address.port, "/predict", data, Content_Type="image/png")[0] == 200
 
 
+def test_who_is_refused_while_sending_may_ask_again_on_the_same_connection(frozen_run: Path) -> None:
+    with served(frozen_run, limits=Limits(queue=1)) as address:
+        data, work = encoded(picture("disc", 1)), address.service.model.predict
+        begun, go = threading.Event(), threading.Event()
+
+        def held(pictures: object) -> object:
+            begun.set()
+            assert go.wait(60)
+            return work(pictures)
+
+        address.service.model.predict = held  # type: ignore[method-assign, assignment]
+        with concurrent.futures.ThreadPoolExecutor(1) as thread:
+            first = thread.submit(asked, address.port, "/predict", data, Content_Type="image/png")
+            assert begun.wait(60)
+            connection = http.client.HTTPConnection("127.0.0.1", address.port, timeout=60)
+            for body in (data, b"GET / HTTP/1.1\r\n\r\n" * 20_000, data):  # what is dropped is taken for no request
+                connection.request("POST", "/predict", body, {"Content-Type": "image/png"})
+                answer = connection.getresponse()
+                assert (answer.status, json.loads(answer.read())["reason"]) == (503, "busy")
+            mine = connection.sock
+            go.set()
+            status, wanted, _ = first.result()
+            assert status == 200
+            connection.request("POST", "/predict", data, {"Content-Type": "image/png"})
+            assert json.loads(connection.getresponse().read()) == wanted
+            assert connection.sock is mine
+            connection.close()
+
+
+def test_who_sends_slowly_takes_no_place(frozen_run: Path) -> None:
+    with served(frozen_run, limits=Limits(queue=1)) as address:
+        data, slow = encoded(picture("disc", 1)), []
+        named = f"Host: localhost\r\nContent-Type: image/png\r\nContent-Length: {len(data)}"
+        for _ in range(5):
+            slow.append(socket.create_connection(("127.0.0.1", address.port), timeout=60))
+            slow[-1].sendall(f"POST /predict HTTP/1.1\r\n{named}\r\n\r\n".encode() + data[:50])
+        assert asked(address.port, "/predict", data, Content_Type="image/png")[0] == 200
+        for one in slow:  # and each of them gets its answer when it comes to it
+            one.sendall(data[50:])
+            assert one.recv(12) == b"HTTP/1.1 200"
+            one.close()
+
+
 def test_too_long_an_answer_is_given_up(frozen_run: Path) -> None:
     with served(frozen_run, limits=Limits(answer_seconds=0.1)) as address:
         address.service.model.predict = lambda pictures: time.sleep(0.5)  # type: ignore[method-assign, assignment, return-value]
@@ -332,17 +376,6 @@ def test_a_bug_of_ours_is_one_line_and_the_server_goes_on(frozen_run: Path, capl
 
 
 # --- the command --------------------------------------------------------------------------------------------------
-
-
-def started(run: Path, *flags: str) -> tuple[subprocess.Popen[str], int]:
-    """`headstart serve` on a free port, when it answers."""
-    command = [sys.executable, "-m", "headstart", "serve", str(run), "--port", "0", *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"answers at http://127\.0\.0\.1:(\d+) until Ctrl-C", line):
-            return process, int(found[1])
-    raise AssertionError(f"it ended with {process.wait()}")
 
 
 def test_a_signal_ends_the_command_when_accepted_requests_are_answered(frozen_run: Path) -> None:

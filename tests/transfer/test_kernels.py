@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headstart.transfer import kernels
-from headstart.transfer.kernels import QuickBf16, kept_memory
+from headstart.transfer.kernels import QuickBf16, kept_memory, steady_memory
 
 
 def run(net: nn.Module, images: Tensor, *, quick: bool) -> tuple[Tensor, list[Tensor]]:
@@ -122,4 +122,13 @@ def test_the_allocators_thresholds_are_set_and_set_back_also_after_an_error(monk
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     with kept_memory():
         pass
+    steady_memory()
     assert len(seen) == 2
+
+
+def test_memory_is_kept_for_good_where_the_allocator_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(kernels, "_set_thresholds", lambda _, values: seen.append(values))
+    steady_memory()
+    assert seen == [kernels._USUAL]

@@ -38,6 +38,7 @@ from headstart.transfer.net import TransferNet
 __all__ = ["UNKNOWN", "Answers", "Model", "Prediction", "find_model_folder", "load", "record_bytes", "softmax"]
 
 _REJECT = "reject.safetensors"
+_AHEAD = 4  # images decoded together where each is computed alone: the next ones are decoded meanwhile
 _WORDS = 400  # letters of what a file or a library says
 _GOLDEN_TOLERANCE = 1e-3  # on probabilities: other processors round differently, other weights differ far more
 
@@ -98,7 +99,8 @@ class Model:
         """
         known = np.ones(len(items), dtype=bool)
         table = np.full((len(items), len(self.classes)), np.nan, dtype=np.float32)
-        order = [np.arange(s, min(s + batch_size, len(items))) for s in range(0, len(items), batch_size)]
+        step = min(batch_size, _AHEAD) if self.device == "cpu" else batch_size
+        order = [np.arange(s, min(s + step, len(items))) for s in range(0, len(items), step)]
         skipped: list[Skipped] = []
         self.net.eval()
         at_once, reporter = batch_size, reporter or Silent()

@@ -29,6 +29,7 @@ from headstart.ship.serve.service import Service, named
 __all__ = ["create_app"]
 
 _PAGE = Path(__file__).parent / "page.html"
+_TURN = 8  # pictures that are computed together: a small turn lets answers out early, and others in between
 PATHS = ("/", "/predict", "/explain", "/model", "/healthz", "/metrics", "/docs", "/openapi.json")
 
 
@@ -40,11 +41,12 @@ class _Desk:
         self.held = Held(limits.held)
         pool = ThreadPoolExecutor(1, thread_name_prefix="model")
         self.predicting: Batcher[Prediction] = Batcher(
-            service.predict, pool=pool, most=limits.pictures, queue=limits.queue, told=metrics.batches.add
-        )
+            service.predict, pool=pool, most=_TURN, queue=limits.queue, patience=limits.answer_seconds,
+            told=metrics.batches.add,
+        )  # fmt: skip
         self.explaining: Batcher[dict[str, Any]] = Batcher(
             lambda pictures: [service.explain(picture) for picture in pictures],
-            pool=pool, most=1, queue=limits.queue,
+            pool=pool, most=1, queue=limits.queue, patience=limits.answer_seconds,
         )  # fmt: skip
 
     @property
@@ -59,7 +61,7 @@ class _Desk:
             uploads = uploads_of(body, request.headers.get("content-type", ""), limits=limits)
             if len(uploads) > most:
                 raise Refused(413, "too_many", f"this takes {most} picture at a time")
-            work = batcher.answer([upload.data for upload in uploads])
+            work = batcher.answer([upload.data for upload in uploads], request.scope.get("place"))
             results = await unless_gone(request.receive, work, seconds=limits.answer_seconds)
         return list(zip(uploads, results, strict=True))
 
@@ -80,7 +82,8 @@ def create_app(service: Service, *, limits: Limits | None = None, hosts: Iterabl
     _refusals(app)
     _pages(app, desk)
     _answers(app, desk)
-    return Guard(app, hosts=hosts, paths=PATHS, metrics=metrics)
+    doors: dict[str, Batcher[Any]] = {"/predict": desk.predicting, "/explain": desk.explaining}
+    return Guard(app, hosts=hosts, paths=PATHS, metrics=metrics, doors=doors)
 
 
 def _json(content: Any, status: int = 200, **headers: str) -> Response:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import Any
 
+from headstart.ship.serve.batching import Batcher
 from headstart.ship.serve.limits import Gone, Receive, Refused, foreign_origin, known_host
 from headstart.ship.serve.metrics import Metrics
 
@@ -35,10 +37,18 @@ HEADERS = {
 
 
 class Guard:
-    """The application behind its checks. `hosts` are names by which it may be called, besides addresses."""
+    """The application behind its checks. `hosts` are names by which it may be called, besides addresses.
 
-    def __init__(self, app: App, *, hosts: Iterable[str], paths: Iterable[str], metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
+    `doors` are asked whether there is room for a POST to their path; where there is none it is refused, and has cost
+    neither the application nor a wait for its body. To a request that is `whole` (in the scope) a place is kept, which
+    the application finds as `place`; who is still sending keeps none from others.
+    """
+
+    def __init__(
+        self, app: App, *, hosts: Iterable[str], paths: Iterable[str], metrics: Metrics,
+        doors: Mapping[str, Batcher[Any]] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        self.app, self.metrics, self.doors = app, metrics, doors
         self.hosts, self.paths = {name.lower() for name in hosts}, set(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,6 +59,8 @@ class Guard:
         started, passing = time.perf_counter(), _Passing(scope, receive, send)
         try:
             self._check(scope)
+            if scope["method"] == "POST" and scope["path"] in self.doors:
+                passing.enter(scope, self.doors[scope["path"]])
             await self.app(scope, passing.receive, passing.send)
         except Refused as error:
             await passing.refuse(error)
@@ -57,6 +69,9 @@ class Guard:
         except Exception:
             log.exception("a request failed")
             await passing.refuse(Refused(500, "bug", "this is a bug in headstart, please report it"))
+        finally:
+            if "place" in scope:
+                scope["place"].leave()
         path = scope["path"] if scope["path"] in self.paths else "other"
         self.metrics.requests[path, passing.code] += 1
         self.metrics.seconds.add(time.perf_counter() - started)
@@ -78,6 +93,18 @@ class _Passing:
         self._receive, self._send, self.code, self.begun = receive, send, 499, False
         names = {name for name, _ in scope["headers"]}
         self._unread = bool(names & {b"transfer-encoding", b"content-length"})
+        self._patient = b"expect" in names  # the client sends its body when it is told to
+
+    def enter(self, scope: Scope, door: Batcher[Any]) -> None:
+        """Pass a door. Raises Refused; the client may ask again on its connection, its body is read and dropped."""
+        try:
+            if scope.get("whole"):
+                scope["place"] = door.enter()
+            else:
+                door.check()
+        except Refused:
+            self._unread = self._patient
+            raise
 
     async def receive(self) -> MutableMapping[str, Any]:
         """A message of the request."""

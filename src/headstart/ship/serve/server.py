@@ -72,6 +72,9 @@ class _Protocol(H11Protocol):
         super().handle_events()
         if self._busy:
             self._unwatch()
+            if not self.cycle.more_body:  # it came at once: the application, which has not begun, need not wait for it
+                scope: Any = self.cycle.scope
+                scope["whole"] = True
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
