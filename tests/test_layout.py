@@ -17,9 +17,9 @@ SOURCE = ROOT / "src" / "headstart"
 # From the rim down. A module may import modules of lower layers and of its own; nothing may import upwards.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
-    ("cli", "_cli_advice", "_cli_options", "_cli_pushing", "_cli_shipping"),
+    ("cli", "_cli_advice", "_cli_options", "_cli_pruning", "_cli_pushing", "_cli_shipping"),
     ("estimator",),
-    ("api", "pushing", "shipping"),
+    ("api", "pruning", "pushing", "shipping"),
     ("running",),
     (
         "advising",
@@ -29,6 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "insight",
         "outlook",
         "trusting",
+        "selecting",
+        "shrinking",
         "record",
         "runfolder",
         "sealed",
@@ -55,6 +57,7 @@ TORCH_FREE = [
     "cli",
     "_cli_advice",
     "_cli_options",
+    "_cli_pruning",
     "_cli_pushing",
     "_cli_shipping",
     "demo",
@@ -76,6 +79,7 @@ TORCH_FREE = [
     "ship",
     "ship.answers",
     "ship.exported",
+    "pruning",
     "pushing",
     "shipping",
     "judge",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from headstart.errors import DataError, HeadstartError, Interrupted, UserError
     from headstart.estimator import TransferClassifier
     from headstart.progress import Reporter
+    from headstart.pruning import prune
     from headstart.pushing import push
     from headstart.settings import Settings
     from headstart.ship.model import Model, load
@@ -38,6 +39,7 @@ _PLACES = {
     "headstart.errors": "DataError HeadstartError Interrupted UserError",
     "headstart.estimator": "TransferClassifier",
     "headstart.progress": "Reporter",
+    "headstart.pruning": "prune",
     "headstart.pushing": "push",
     "headstart.settings": "Settings",
     "headstart.ship.model": "Model load",
@@ -66,6 +68,7 @@ __all__ = [
     "list_sources",
     "load",
     "predict",
+    "prune",
     "push",
     "rank_sources",
     "resume",

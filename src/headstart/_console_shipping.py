@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headstart.console import between, percent, write
+from headstart.console import between, percent, table, write
 from headstart.progress import safe
 
-__all__ = ["exported", "pushed"]
+__all__ = ["exported", "pruned", "pushed"]
 
 
 def exported(made: Mapping[str, Any]) -> None:
@@ -51,3 +51,39 @@ def pushed(made: Mapping[str, Any]) -> None:
     write(f"{'sent to':<14} {safe(made['url'])} ({seen})")
     write(f"{'commit':<14} {safe(made['commit'])}")
     write(f"{'open it with':<14} headstart predict hf-hub:{safe(made['repository'])} PICTURES")
+
+
+def pruned(made: Mapping[str, Any]) -> None:
+    """Write the curve of a pruning, how the chosen network answers, and where it stands."""
+    n = made["validation"]["n"]
+    columns = [
+        "",
+        "multiply-adds",
+        "parameters",
+        f"right of {n} validation pictures",
+        "change",
+        "one picture",
+        "a second",
+    ]
+    rows = []
+    for number, point in enumerate(made["points"]):
+        change = "" if not number else f"{point['change_points']:+.1f} ({between(point['change_interval'], 1.0, '')})"
+        right = f"{percent(point['accuracy'])} ({between(point['accuracy_interval'])})"
+        rows.append([
+            "chosen" if number == made["chosen"] else "whole" if not number else "",
+            f"{point['macs'] / 1e6:,.1f} M ({point['speedup']:.2f}x)", f"{point['parameters'] / 1e6:,.3f} M",
+            right, change, f"{point['latency']['ms']:.1f} ms", f"{point['latency']['images_per_second']:,.0f}",
+        ])  # fmt: skip
+    table(columns, rows, right=(1, 2, 3, 4, 5, 6))
+    write()
+    size = made["model"]
+    lines = [("size", f"{size['bytes'] / 1e6:.2f} MB (the whole model: {size['bytes_before'] / 1e6:.2f} MB)")]
+    if test := made["test"]:
+        lines.append(
+            ("test", f"{percent(test['scores']['accuracy'])} of {test['n']} pictures, the whole model "
+             f"{percent(test['whole']['accuracy'])} (change {test['change_points']:+.1f}, "
+             f"{between(test['change_interval'], 1.0, ' points')})")
+        )  # fmt: skip
+    lines.append(("written to", made["folder"]))
+    for name, text in lines:
+        write(f"{name:<14} {safe(text)}")

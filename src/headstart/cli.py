@@ -29,6 +29,7 @@ from headstart._cli_options import (
     strategies_of,
     with_settings,
 )
+from headstart._cli_pruning import prune
 from headstart._cli_pushing import push
 from headstart._cli_shipping import AnsweredBy, Engine, explain, export, serve
 from headstart.errors import DataError, HeadstartError, Interrupted, OutputError, SettingsError
@@ -348,7 +349,7 @@ def predict(
         )
 
 
-for _used in (export, explain, serve, push):
+for _used in (export, prune, explain, serve, push):
     app.command()(_verb(_used))
 
 

@@ -26,6 +26,7 @@ _FILES = (
 _MODEL_FILES = (
     "headstart.json", "config.json", "model.safetensors", "head.safetensors", "reject.safetensors", "README.md",
 )  # fmt: skip
+_PRUNED_FILES = (*_MODEL_FILES, "curve.json")
 _STATE_FILES = ("state.json", "state.safetensors")
 _READY = ".settings.json.overtake.tmp"  # of a name that is swept away
 _WORDS = 200  # letters of what a file or a library says
@@ -262,13 +263,18 @@ def _export_files() -> tuple[str, ...]:
     return (CERTIFICATE, *PAYLOAD)
 
 
+def _exports(folder: Path) -> list[Path]:
+    """The folders of the exports of a run, and of the models that were pruned out of it."""
+    return [*folder.glob("exports/*-*"), *folder.glob("pruned/*/exports/*-*")]
+
+
 def _sweep(folder: Path) -> None:
     """Remove what killed writers left: whoever holds the folder is its only writer."""
     parts = _parts(folder)
     own = ("run.json", "settings.json", _READY, ".lock.holder", *_FILES)
     places: dict[Path, tuple[str, ...]] = dict.fromkeys(parts, own)
     places |= dict.fromkeys((place for part in parts for place in part.glob("checkpoints/*")), _STATE_FILES)
-    places |= dict.fromkeys(folder.glob("exports/*-*"), _export_files())
+    places |= dict.fromkeys(_exports(folder), _export_files()) | dict.fromkeys(folder.glob("pruned/*"), _PRUNED_FILES)
     for place, names in {**places, folder / "model": _MODEL_FILES}.items():
         for path in files.abandoned(place, names):
             with suppress(OSError):  # it costs some room and harms nothing
@@ -281,8 +287,9 @@ def _clear(folder: Path) -> None:
     ours = [folder / "run.json", *(part / name for part in parts for name in _FILES)]
     ours += [folder / "model" / name for name in _MODEL_FILES]
     ours += [place / name for place in _checkpoints(folder) for name in _STATE_FILES]
-    exports = [*folder.glob("exports/*-*")]
+    exports, pruned = _exports(folder), [*folder.glob("pruned/*")]
     ours += [place / name for place in exports for name in _export_files()]
+    ours += [place / name for place in pruned for name in _PRUNED_FILES]
     try:
         for file in ours:
             file.unlink(missing_ok=True)
@@ -293,6 +300,7 @@ def _clear(folder: Path) -> None:
             remedy="Check permissions, or choose another --out.",
         ) from error
     emptied = [*_checkpoints(folder), *(part / "checkpoints" for part in parts), folder / "model", *parts[1:]]
-    for place in [*emptied, folder / "strategies", *exports, folder / "exports"]:
+    made = [*exports, *(place / "exports" for place in (folder, *pruned)), *pruned, folder / "pruned"]
+    for place in [*emptied, folder / "strategies", *made]:
         with suppress(OSError):  # something of the user's stands in it
             place.rmdir()

@@ -215,6 +215,8 @@ class Model:
             "model_args": arguments,
             "pretrained_cfg": settings,
         }
+        if source.library.channels:
+            config["channels"] = plain(source.library.channels)
         return state, config
 
     def _golden(self) -> dict[str, Any]:

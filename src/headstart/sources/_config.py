@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from headstart.sources._importing import import_timm
 
-__all__ = ["LONGEST_SIDE", "build_within", "checked_arguments", "checked_facts"]
+__all__ = ["LONGEST_SIDE", "build_within", "checked_arguments", "checked_facts", "numbers_of"]
 
 LONGEST_SIDE = 2048
 """Pixels of a network's input, along a side."""
@@ -36,6 +37,7 @@ _LONGEST = 1_000  # letters, or entries of a list
 _DEEPEST = 8
 _SPARE = 16 << 20  # numbers that a network may have more than its file, and
 _SPARE_ENTRIES = 4_000  # entries: classifiers that are built and dropped, position embeddings for larger pictures
+_NARROWED = 25  # with four bytes a number: a hundred times, so a tenth of the channels on either side of a layer
 _SPARE_STEP = 1 << 26  # numbers of a table that is made on the way
 _FILLING = {"normal_", "uniform_", "fill_", "zero_", "erfinv_", "mul_", "add_", "clamp_", "copy_", "bernoulli_"}
 _LOADING = ("file", "state_dict", "url", "hf_hub_id", "hf_hub_filename", "source", "custom_load", "pretrained")
@@ -155,6 +157,14 @@ def _held(numbers: int, entries: int) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def numbers_of(weights: Path, channels: Mapping[str, Any] | None = None) -> int:
+    """How many numbers a network may hold whose weights are in this file, four bytes to one at the most.
+
+    One with a channel plan is built whole and then made narrow.
+    """
+    return weights.stat().st_size * (_NARROWED if channels else 1)
 
 
 def build_within(build: Callable[[], nn.Module], *, numbers: int, entries: int) -> nn.Module:

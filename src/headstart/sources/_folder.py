@@ -6,12 +6,13 @@ from pathlib import Path
 
 from headstart import files
 from headstart.errors import SourceError, did_you_mean
-from headstart.sources._config import build_within, checked_arguments, checked_facts
+from headstart.sources._config import build_within, checked_arguments, checked_facts, numbers_of
 from headstart.sources._download import fetch_from_hub
 from headstart.sources._importing import import_timm
 from headstart.sources._timm import Recipe, card_of, load_backbone, source_of
 from headstart.sources._weights import read_weights
 from headstart.sources.base import Source, seeded
+from headstart.sources.widths import checked
 
 __all__ = ["open_folder", "open_repository", "read_config"]
 
@@ -41,11 +42,14 @@ def open_folder(
         from headstart.sources._torchvision import open_architecture
 
         name = recipe.architecture.removeprefix(_TORCHVISION)
-        return open_architecture(name, path, card=card_of(recipe, origin), address=address, seed=seed)
+        card = card_of(recipe, origin)
+        return open_architecture(name, path, card=card, address=address, seed=seed, channels=recipe.channels)
     state = read_weights(path)
     try:
         with seeded(seed):
-            network = build_within(recipe.build, numbers=path.stat().st_size, entries=len(state))
+            network = build_within(recipe.build, numbers=numbers_of(path, recipe.channels), entries=len(state))
+    except SourceError:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:_WORDS]
         raise SourceError(
@@ -94,4 +98,4 @@ def read_config(folder: Path) -> Recipe:
             where=file,
             remedy=did_you_mean(architecture, timm.list_models()),
         )
-    return Recipe(architecture, args, facts)
+    return Recipe(architecture, args, facts, checked(config.get("channels"), file))

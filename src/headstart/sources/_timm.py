@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from headstart.sources._importing import import_timm
 from headstart.sources._weights import load_strictly, read_weights
 from headstart.sources.base import Library, Source, seeded
 from headstart.sources.blocks import blocks_by_children, blocks_by_pattern, blocks_by_timm
+from headstart.sources.widths import narrow, narrow_inputs
 
 __all__ = [
     "Recipe",
@@ -33,11 +35,15 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recipe:
-    """What builds a timm network: its name, keyword arguments and the facts that timm calls pretrained_cfg."""
+    """What builds a timm network: its name, keyword arguments and the facts that timm calls pretrained_cfg.
+
+    `channels` is the channel plan of a pruned network.
+    """
 
     architecture: str
     model_args: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    channels: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, n_classes: int = 0) -> nn.Module:
         """The network with random weights and `n_classes` outputs (0: none, its forward gives features)."""
@@ -47,11 +53,15 @@ class Recipe:
         network: nn.Module = timm.create_model(
             self.architecture, pretrained=False, pretrained_cfg=facts, num_classes=n_classes, **dict(self.model_args)
         )
+        if self.channels:
+            narrow(network, self.channels)
+            for name in classifier_names(network) if n_classes else ():
+                narrow_inputs(network.get_submodule(name), int(self.channels["features"]))
         return network
 
     def with_arguments(self, more: Mapping[str, Any]) -> Recipe:
         """The recipe with more keyword arguments."""
-        return Recipe(self.architecture, {**self.model_args, **more}, self.facts)
+        return replace(self, model_args={**self.model_args, **more})
 
     def sized(self, image_size: int | None) -> Recipe:
         """The recipe for square images of `image_size` pixels; position embeddings are sized to fit."""
@@ -64,14 +74,14 @@ class Recipe:
         if channels != 3:
             args.setdefault("in_chans", channels)
         facts["input_size"] = (channels, *size)
-        return Recipe(self.architecture, args, facts)
+        return replace(self, model_args=args, facts=facts)
 
 
 class TimmLibrary(Library):
     """timm's answers."""
 
     def __init__(self, recipe: Recipe, network: nn.Module) -> None:
-        self.recipe = recipe
+        self.recipe, self.channels = recipe, recipe.channels
         self.prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
         self.channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
 
@@ -106,6 +116,12 @@ class TimmLibrary(Library):
     def saved_as(self, network: nn.Module) -> tuple[str, dict[str, Any]]:  # noqa: ARG002
         """The recipe's own name and arguments."""
         return self.recipe.architecture, plain(self.recipe.model_args)
+
+    def pruned(self, channels: Mapping[str, Any]) -> TimmLibrary:
+        """The same answers for a network with this channel plan."""
+        found = copy(self)
+        found.channels, found.recipe = channels, replace(self.recipe, channels=channels)
+        return found
 
 
 def classifier_names(model: nn.Module) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch.nn import functional
 
 from headstart.errors import SourceError, did_you_mean
 from headstart.records import Block, Card, plain
-from headstart.sources._config import build_within
+from headstart.sources._config import build_within, numbers_of
 from headstart.sources._download import fetch
 from headstart.sources._families import FAMILIES, Family
 from headstart.sources._importing import import_torchvision
@@ -23,6 +24,7 @@ from headstart.sources._timm import Recipe, TimmLibrary, recipe_of
 from headstart.sources._weights import load_strictly, read_weights
 from headstart.sources.base import Library, Source, evaluating, seeded
 from headstart.sources.blocks import blocks_by_pattern
+from headstart.sources.widths import narrow, narrow_inputs
 
 __all__ = ["TorchvisionLibrary", "architecture_of_file", "build_whole", "open_architecture", "open_torchvision"]
 
@@ -74,7 +76,13 @@ class TorchvisionLibrary(Library):
         """The architecture with random weights and an Identity for its last layer."""
         network = build_whole(self.name, 1, model_args=self.arguments)
         network.set_submodule(self.family.classifier, nn.Identity())
-        return network
+        return narrow(network, self.channels)
+
+    def pruned(self, channels: Mapping[str, Any]) -> TorchvisionLibrary:
+        """The same answers for a network with this channel plan; timm's equal one is no longer looked for."""
+        found = copy(self)
+        found.channels, found._tried = channels, (None,)
+        return found
 
     def whole(self, network: nn.Module, n_classes: int) -> tuple[nn.Module, tuple[nn.Module, ...]]:
         """timm's network where it computes the same, else torchvision's own."""
@@ -82,8 +90,10 @@ class TorchvisionLibrary(Library):
             twin = _twin(recipe, network)
             assert twin is not None  # _recipe has built one before
             return TimmLibrary(recipe, twin).whole(twin, n_classes)
-        model = build_whole(self.name, n_classes, model_args=self.arguments)
+        model = narrow(build_whole(self.name, n_classes, model_args=self.arguments), self.channels)
         last = model.get_submodule(self.family.classifier)
+        if self.channels:
+            narrow_inputs(last, int(self.channels["features"]))
         kept = {f"{self.family.classifier}.{name}": value for name, value in last.state_dict().items()}
         load_strictly(model, {**network.state_dict(), **kept}, where=self.name)
         return model, (last,)
@@ -210,13 +220,18 @@ def open_torchvision(name: str, *, weights: str | None, image_size: int | None, 
     return open_architecture(name, path, card=card, address=address, seed=seed)
 
 
-def open_architecture(name: str, path: Path, *, card: Card, address: str, seed: int = 0) -> Source:
-    """A torchvision network with the weights of a file and a given card."""
+def open_architecture(
+    name: str, path: Path, *, card: Card, address: str, seed: int = 0, channels: Mapping[str, Any] | None = None
+) -> Source:
+    """A torchvision network with the weights of a file and a given card, and with a channel plan where there is one."""
     library, state = TorchvisionLibrary(name, card), read_weights(path)
+    library = library.pruned(channels) if channels else library
     try:
         state = _modern(name, state, card)
         with seeded(seed):
-            network = build_within(library.build, numbers=path.stat().st_size, entries=len(state))
+            network = build_within(library.build, numbers=numbers_of(path, channels), entries=len(state))
+    except SourceError:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise SourceError(

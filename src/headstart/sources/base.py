@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -69,6 +70,9 @@ class Library(ABC):
     prefix_tokens: int = 0
     """Leading tokens of a token map that stand for no patch (class token, registers)."""
 
+    channels: Mapping[str, Any] = MappingProxyType({})
+    """The channel plan that `build` follows (see sources.widths); empty for the architecture's own widths."""
+
     @abstractmethod
     def feature_map(self, network: nn.Module, images: Tensor) -> Tensor:
         """The unpooled features, [n,C,H,W] or tokens [n,T,C]."""
@@ -95,6 +99,12 @@ class Library(ABC):
     @abstractmethod
     def saved_as(self, network: nn.Module) -> tuple[str, dict[str, Any]]:
         """The architecture's name and keyword arguments that belong in the config.json of `whole`."""
+
+    def pruned(self, channels: Mapping[str, Any]) -> Library:
+        """The same answers for a network with this channel plan."""
+        found = _copy.copy(self)
+        found.channels = channels
+        return found
 
 
 class Source(nn.Module):
