@@ -200,6 +200,7 @@ def test_a_run_that_is_replaced_takes_its_pruned_models_with_it(run: Path, split
         ({"parameters": 1.0}, "above 0 and below 1"),
         ({"max_drop": -1}, "0 to 100 points"),
         ({"smaller": 2}, "unknown aim"),
+        ({"speedup": "fast"}, "must be above 1"),
     ],
 )
 def test_an_aim_that_is_none_is_refused_before_anything_is_read(aims: dict[str, float], words: str) -> None:
@@ -226,6 +227,13 @@ def test_something_else_in_the_folder_is_never_touched(run: Path) -> None:
     (target / "mine.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"mine\.txt"):
         headstart.prune(run, speedup=2)
+
+
+def test_the_model_that_is_pruned_is_never_its_own_target(run: Path) -> None:
+    before = folder_hash(run)
+    with pytest.raises(OutputError, match="the model itself"):
+        headstart.prune(run, speedup=2, out=run / "model")
+    assert folder_hash(run) == before
 
 
 def test_a_run_without_its_data_is_refused_with_a_way_out(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def prune(
 
     place, home, told = find_model_folder(run), sealed.run_of(run), reporter or Silent()
     target = Path(out).expanduser() if out is not None else home / "pruned" / aim.name
-    _check_target(target)
+    _check_target(target, place)
     with enough(), listening() as stop:
         try:
             work = _Work(place, home, data=data, seed=seed, reporter=told, stop=stop)
@@ -96,15 +97,23 @@ def _aim(given: Mapping[str, float | None]) -> Aim:
         raise SettingsError(f"give one of {flags}", remedy="For example: headstart prune RUN --speedup 2")
     ((name, value),) = wanted.items()
     fine, words = _RANGES[name]
-    if not fine(float(value)):
-        raise SettingsError(f"--{name.replace('_', '-')} must be {words}, got {value:g}")
-    return Aim(name, float(value))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not fine(number):
+        raise SettingsError(f"--{name.replace('_', '-')} must be {words}, got {value}")
+    return Aim(name, number)
 
 
-def _check_target(target: Path) -> None:
-    """Raise OutputError where the folder cannot be written or holds something else."""
+def _check_target(target: Path, place: Path) -> None:
+    """Raise OutputError where the folder cannot be written, holds something else, or is the model to prune."""
+    from headstart import runfolder
+
+    if target.resolve() == place.resolve():
+        raise OutputError("the model itself stands there", where=target, remedy="Choose another --out.")
     if target.exists():
-        others = {entry.name for entry in target.iterdir()} - _OURS if target.is_dir() else {target.name}
+        others = runfolder.content(target) - _OURS if target.is_dir() else {target.name}
         if others:
             raise OutputError(
                 f"something else stands there: {min(others)}", where=target, remedy="Choose another --out."

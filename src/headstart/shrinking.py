@@ -36,10 +36,11 @@ from headstart.trusting import answers
 
 __all__ = ["Aim", "Point", "Shrinking", "shrink", "timed", "tuned_candidate"]
 
-STEP = 1.5
-"""Never more than so many times less in one cut: what is left can then be trained before more goes."""
+STEP, REACH = 1.5, 2.0
+"""The curve has a network every so many times less, each cut out of the largest at most so many times as large."""
 
-_IMAGES, _RANKED = 384, 128  # training views that layers are fitted on, and that channels are judged by
+_IMAGES, _RANKED = 768, 128  # training views that layers are fitted on, and that channels are judged by
+_BYTES, _COPIES = 4e9, 12  # of memory for all views at once, and of each number that the largest layer gives
 _SEEN = 4_000  # training views that the last network learns from, about
 _EARLIER = 0.25  # of its epochs for the networks on the way
 _LARGEST = 16.0  # times smaller, where --max-drop lets it go on
@@ -117,9 +118,13 @@ class Shrinking:
         width = self.bench.source.width(self.plan.pooling)
         points = [self.point(self.whole, np.arange(width), {"epochs": 0})]
         shares = self.aim.shares()
+        if self.aim.kind == "max_drop":
+            n = len(self.val.items)
+            self.bench.reporter.note(f"judged on {n} validation items: one of them is {100 / n:.1f} points")
         for number, share in enumerate(shares, 1):
             last = number == len(shares) or self.aim.kind == "max_drop"
-            found = self._step(points[-1], share, last=last)
+            base = next(n for n, larger in enumerate([1.0, *shares]) if larger <= REACH * share + 1e-9)
+            found = self._step(points[base], share, last=last)
             if found is None:
                 break
             points.append(found)
@@ -228,13 +233,15 @@ class Shrinking:
     def images(self) -> Tensor:
         """Training pictures, normalised (n, 3, h, w): the centre view, and augmented ones where there are few."""
         settings, card = self.bench.settings, self.bench.source.card
-        order = np.random.default_rng(settings.seed).permutation(len(self.train.items))[:_IMAGES]
+        most = int(max(64, min(_IMAGES, _BYTES / (_COPIES * self.at_first.largest))))
+        order = np.random.default_rng(settings.seed).permutation(len(self.train.items))[:most]
         parts = []
-        for epoch in range(max(1, _IMAGES // len(order))):
+        for epoch in range(math.ceil(most / len(order)) if settings.augment else 1):
             kind = Augmentation.of(settings) if epoch else None
             views = Views(self.train.items, card, augmentation=kind, seed=settings.seed, hashes=self.train.hashes)
             views.epoch = epoch
-            parts += [batch.images for batch in batches(views, [order], workers=settings.workers)]
+            places = order[: most - epoch * len(order)]
+            parts += [batch.images for batch in batches(views, [places], workers=settings.workers)]
         return augment.normalise(torch.cat(parts), card).contiguous(memory_format=torch.channels_last)
 
 

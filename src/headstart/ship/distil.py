@@ -119,7 +119,9 @@ def distil(
     feed.module = follower = _Follower(net, whole.eval(), features)
     frozen = freeze(net.source, 0, pooling=plan.pooling)
     engine = Engine(settings)
+    whole.to(engine.device)
     trainer = _Last(feed, frozen, plan=plan, settings=settings, engine=engine, reporter=reporter, stop=stop)
     found = trainer.fit(train, val, task=_Following(classes, follower))
-    net.to("cpu").eval()
+    for one in (net, whole):
+        one.to("cpu").eval()
     return found

@@ -241,6 +241,7 @@ class Costs:
     out: dict[str, float]
     into: dict[str, float]
     other: float = 0.0  # parameters that no layer here holds
+    largest: int = 0  # numbers that a layer gives for one image, at most
 
     def total(self, what: str) -> float:
         """All "macs" or "parameters"."""
@@ -264,12 +265,13 @@ class Costs:
 
 def costs(source: Source, pooling: str) -> Costs:
     """Count multiply-adds of convolutions and linear layers for one image, and parameters."""
-    found, out, into = dict[str, Layer](), dict[str, float](), dict[str, float]()
+    found, out, into, largest = dict[str, Layer](), dict[str, float](), dict[str, float](), [0]
     names = {module: name for name, module in source.network.named_modules()}
 
     def seen(module: nn.Module, _inputs: object, result: Tensor) -> None:
         name, weight = names[module], module.weight
         assert isinstance(weight, Tensor)
+        largest.append(result.numel())
         size = float(weight[0, 0].numel()) if weight.ndim > 2 else 1.0
         places = result.numel() / result.shape[-1 if weight.ndim == 2 else 1]
         if isinstance(module, nn.BatchNorm2d):
@@ -285,7 +287,7 @@ def costs(source: Source, pooling: str) -> Costs:
         source(source._blank(1), pooling)
     for hook in hooks:
         hook.remove()
-    counted = Costs(found, out, into)
+    counted = Costs(found, out, into, largest=max(largest))
     counted.other = sum(p.numel() for p in source.network.parameters()) - counted.total("parameters")
     return counted
 
