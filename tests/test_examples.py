@@ -204,6 +204,9 @@ def test_the_snippets_of_the_page_on_python_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("headstart.stages.open_source", lambda address, **options: open_source("toy"))
     write_shapes(Path("DATA"), splits={"train": 10, "test": 4})
     write_shapes(Path("OTHER_DATA"), splits={"test": 4})
+    Path("NEW_DATA/blur").mkdir(parents=True)
+    for n in range(3):
+        picture(CLASSES[0], 700 + n).resize((8, 8)).resize((32, 32)).save(f"NEW_DATA/blur/{n}.png")
     Path("new").mkdir()
     for n, name in enumerate(("a", "b")):
         picture(CLASSES[n], 900 + n).save(f"new/{name}.jpg")

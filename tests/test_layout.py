@@ -17,9 +17,9 @@ SOURCE = ROOT / "src" / "headstart"
 # From the rim down. A module may import modules of lower layers and of its own; nothing may import upwards.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("__main__",),
-    ("cli", "_cli_advice", "_cli_options", "_cli_pruning", "_cli_pushing", "_cli_shipping"),
+    ("cli", "_cli_advice", "_cli_extending", "_cli_options", "_cli_pruning", "_cli_pushing", "_cli_shipping"),
     ("estimator",),
-    ("api", "pruning", "pushing", "shipping"),
+    ("api", "extending", "pruning", "pushing", "shipping"),
     ("running",),
     (
         "advising",
@@ -56,6 +56,7 @@ TORCH_FREE = [
     "_console_shipping",
     "cli",
     "_cli_advice",
+    "_cli_extending",
     "_cli_options",
     "_cli_pruning",
     "_cli_pushing",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from headstart.api import sources as list_sources
     from headstart.errors import DataError, HeadstartError, Interrupted, UserError
     from headstart.estimator import TransferClassifier
+    from headstart.extending import extend
     from headstart.progress import Reporter
     from headstart.pruning import prune
     from headstart.pushing import push
@@ -38,6 +39,7 @@ _PLACES = {
     "headstart.api": "RunResult advise compare evaluate fit inspect predict rank_sources resume sample subset",
     "headstart.errors": "DataError HeadstartError Interrupted UserError",
     "headstart.estimator": "TransferClassifier",
+    "headstart.extending": "extend",
     "headstart.progress": "Reporter",
     "headstart.pruning": "prune",
     "headstart.pushing": "push",
@@ -63,6 +65,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "extend",
     "fit",
     "inspect",
     "list_sources",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headstart.console import between, percent, table, write
 from headstart.progress import safe
 
-__all__ = ["exported", "pruned", "pushed"]
+__all__ = ["exported", "extended", "extension_rows", "pruned", "pushed"]
 
 
 def exported(made: Mapping[str, Any]) -> None:
@@ -87,3 +87,74 @@ def pruned(made: Mapping[str, Any]) -> None:
     lines.append(("written to", made["folder"]))
     for name, text in lines:
         write(f"{name:<14} {safe(text)}")
+
+
+_MOST = 10  # new classes that are named
+_WAYS = {
+    "statistics": "from the statistics it kept: as if fitted on all pictures, to rounding",
+    "rows": "fitted again on the features of all pictures, old and new",
+    "refitted": "a new one on the features of the trained network, old pictures and new",
+    "neighbours": "the new pictures joined the old neighbours; about their old centre, so not as fitted on all",
+}
+
+
+def extension_rows(told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an extension did and what came of it, as extended.json holds it: a name and a text for each line."""
+    new, added = told["new"], told["classes"]["added"]
+    spared = [
+        (len(new["seen_before"]), "seen before"), (len(new["repeated"]), "repeated"),
+        (len(new["contradictory"]), "with two labels"), (len(new["skipped"]), "unreadable"),
+    ]  # fmt: skip
+    left_out = ", ".join(f"{n} {why}" for n, why in spared if n)
+    n, again = told["old"]["pictures"], told["old"]["looked_at_again"]
+    by = "not needed" if told["way"] in ("statistics", "neighbours") else "their features were kept"
+    rows = [
+        ("learned", _pictures(new["pictures"], "new picture") + (f"; left out: {left_out}" if left_out else "")),
+        ("new classes", _named(added, new["per_class"])),
+        ("head", f"{told['head']}: {_WAYS[told['way']]}"),
+        ("old pictures", f"{n}: {f'{again} looked at again' if again else by}"),
+        ("on old test", _forgetting_words(told["forgetting"])),
+        ("on new ones", _held_back_words(told["held_back"])),
+    ]
+    title = "exact but for" if told["exact"] else "not exact"
+    return rows + [("" if number else title, text) for number, text in enumerate(told["limits"])]
+
+
+def _named(classes: Sequence[str], counts: Mapping[str, int]) -> str:
+    """Some of the classes, each with its pictures."""
+    shown = [f"{name} ({counts.get(name, 0)})" for name in classes[:_MOST]]
+    return ", ".join([*shown, *([f"and {len(classes) - _MOST} more"] if len(classes) > _MOST else [])]) or "none"
+
+
+def _pictures(n: int, name: str = "picture") -> str:
+    return f"{n} {name}{'' if n == 1 else 's'}"
+
+
+def _change(told: Mapping[str, Any]) -> str:
+    points = f"{told['change_points']:+.1f} points, {between(told['interval_points'], 1.0, '')}"
+    return f"{percent(told['accuracy_before'])} right before, {percent(told['accuracy_after'])} after ({points})"
+
+
+def _forgetting_words(told: Mapping[str, Any]) -> str:
+    if not told["n"]:
+        return f"forgetting was not measured: {told['why']}"
+    some = f" of {told['of']}" if told["n"] < told["of"] else ""
+    return f"{told['n']}{some} held-out pictures: {_change(told)}; {told['called_new']} now called a new class"
+
+
+def _held_back_words(told: Mapping[str, Any]) -> str:
+    if not told["n"]:
+        return f"not measured: {told['why']}"
+    how = "of their own test split" if told["kind"] == "test split" else "held back, then learned too"
+    words = f"{percent(told['accuracy'])} right ({between(told['interval'])}) of {told['n']} {how}"
+    words += f"; stated probability {percent(told['probability'])} on average"
+    if known := told.get("known_classes"):
+        words += f"; {known['n']} of known classes: {_change(known)}"
+    return words
+
+
+def extended(made: Mapping[str, Any]) -> None:
+    """Write what was learned, by which way, and what it did to answers."""
+    for name, text in extension_rows(made):
+        write(f"{name:<14} {safe(text)}")
+    write(f"{'written to':<14} {safe(made['folder'])}")

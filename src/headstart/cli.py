@@ -18,6 +18,7 @@ import typer
 
 from headstart import __version__
 from headstart._cli_advice import advise, sources
+from headstart._cli_extending import extend
 from headstart._cli_options import (
     Data,
     Json,
@@ -349,7 +350,7 @@ def predict(
         )
 
 
-for _used in (export, prune, explain, serve, push):
+for _used in (export, prune, extend, explain, serve, push):
     app.command()(_verb(_used))
 
 

@@ -26,8 +26,8 @@ CURVE = "curve.json"
 """What was measured on the way, beside the pruned model; written last."""
 
 _OURS = {
-    "config.json", "model.safetensors", "head.safetensors", "reject.safetensors", "headstart.json", "README.md", CURVE,
-    "exports",
+    "config.json", "model.safetensors", "head.safetensors", "reject.safetensors", "learned.safetensors",
+    "statistics.safetensors", "headstart.json", "README.md", CURVE, "exports",
 }  # fmt: skip
 _RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "speedup": (lambda value: 1 < value <= 64, "above 1 and at most 64"),

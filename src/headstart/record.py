@@ -15,6 +15,7 @@ import numpy as np
 
 from headstart import __version__, files, report, runfolder
 from headstart.data import decode
+from headstart.data.augment import View
 from headstart.data.facts import data_facts
 from headstart.data.licence import find_licence
 from headstart.errors import RunError, UnreadableImage
@@ -23,8 +24,11 @@ from headstart.judge.label_issues import to_csv
 from headstart.records import SCHEMA, Item, Scores, plain
 from headstart.ship.evaluate import SEEN_DIGITS
 from headstart.ship.explain import looked_at
+from headstart.ship.learned import Known, Learned
 from headstart.ship.model import Model, softmax
 from headstart.stages import Bench, Candidate
+from headstart.transfer.feeds import kept_views
+from headstart.transfer.statistics import WIDEST, Statistics
 
 __all__ = [
     "bare_model",
@@ -249,7 +253,28 @@ def build_model(bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> M
         "scores": {"test": record["scores"].get("test")},
         "seen": sorted(used),  # by these `evaluate` tells pictures that the model was made with
     }
-    return _model(bench, chosen, environment(bench), facts)
+    return _model(bench, chosen, environment(bench), facts, learned=_learned(bench, chosen))
+
+
+def _learned(bench: Bench, chosen: Candidate) -> Learned:
+    """What the head was fitted on, for `extend`: see ship.learned."""
+    frozen, head, settings = chosen.plan.strategy == "frozen", chosen.head, bench.settings
+    splits = ("train", "val") if settings.refit or not frozen else ("train",)
+    training, judged = bench.samples(*splits), bench.samples("test")
+    n, views = len(training.items), list[View]()
+    if frozen and head.oof is not None and len(head.oof) > n:
+        views = kept_views(settings, len(head.oof) // n - 1)
+    statistics = head.statistics if frozen else None
+    if frozen and head.kind == "ridge" and statistics is None and head.arrays["weight"].shape[1] <= WIDEST:
+        rows = [bench.features(chosen.plan.pooling, *splits, view=view) for view in (View(), *views)]
+        labels = np.tile(training.labels, len(rows))
+        statistics = Statistics.of(np.concatenate(rows), labels, n_classes=bench.n_classes)
+        if not statistics.give(head.arrays, head.chosen):  # a picture has left the data since
+            statistics = None
+    known = [Known.of(some.hashes, some.labels) for some in (training, judged)]
+    precision = "bf16" if settings.precision == "bf16" else "fp32"
+    device = bench.device.partition(":")[0]
+    return Learned(known[0], known[1], tuple(views), settings.seed, precision, device, statistics)
 
 
 def bare_model(bench: Bench, chosen: Candidate) -> Model:
@@ -257,17 +282,24 @@ def bare_model(bench: Bench, chosen: Candidate) -> Model:
     return _model(bench, chosen, environment(bench), {})
 
 
-def _model(bench: Bench, chosen: Candidate, found: Mapping[str, Any], facts: Mapping[str, Any]) -> Model:
+def _model(
+    bench: Bench,
+    chosen: Candidate,
+    found: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    *,
+    learned: Learned | None = None,
+) -> Model:
     versions = {name: found[name] for name in ("torch", "torchvision", "timm", "numpy", "pillow")}
     facts = {"headstart": __version__, **facts, "versions": versions}
     return Model(
         chosen.net, bench.dataset.classes, head=chosen.head, plan=chosen.plan, facts=facts, reject=chosen.reject,
-        temperature=chosen.temperature,
+        temperature=chosen.temperature, learned=learned,
     )  # fmt: skip
 
 
-def write_run(folder: Path, bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> None:
-    """Write model, predictions, report, and run.json last: a folder with run.json is whole."""
+def write_run(folder: Path, bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> Model:
+    """Write model, predictions, report, and run.json last: a folder with run.json is whole. Gives the model."""
     model = build_model(bench, chosen, record)
     model.save(folder / "model", readme=lambda config: report.model_card(record, report.Shared(config=config)))
     files.write_text(folder / "predictions.csv", predictions_csv(bench, chosen))
@@ -280,6 +312,7 @@ def write_run(folder: Path, bench: Bench, chosen: Candidate, record: Mapping[str
     files.write_text(folder / "report.html", report.render(record, pictures=pictures))
     files.write_text(folder / "report.md", report.to_markdown(record))
     files.write_json(folder / "run.json", record)
+    return model
 
 
 def predictions_csv(bench: Bench, candidate: Candidate) -> str:

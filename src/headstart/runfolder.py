@@ -24,7 +24,8 @@ _FILES = (
     "predictions.csv", "report.html", "report.md", "log.jsonl", "race.json", "label_issues.csv",
 )  # fmt: skip
 _MODEL_FILES = (
-    "headstart.json", "config.json", "model.safetensors", "head.safetensors", "reject.safetensors", "README.md",
+    "headstart.json", "config.json", "model.safetensors", "head.safetensors", "reject.safetensors",
+    "learned.safetensors", "statistics.safetensors", "README.md",
 )  # fmt: skip
 _PRUNED_FILES = (*_MODEL_FILES, "curve.json")
 _STATE_FILES = ("state.json", "state.safetensors")

@@ -181,8 +181,10 @@ def _train_and_write(
     written["work"]["processor"] = {"seconds": round(clock.processor, 2), "whole": not job.going_on}
     if folder is not None and bench.main:
         with bench.reporter.stage("Writing the report"):
-            recording.write_run(folder, bench, chosen, written)
-    return RunResult(folder, written, recording.build_model(bench, chosen, written))
+            model = recording.write_run(folder, bench, chosen, written)
+    else:
+        model = recording.build_model(bench, chosen, written)
+    return RunResult(folder, written, model)
 
 
 def _place(job: Job, folder: Path | None, plan: Plan) -> Path | None:

@@ -8,21 +8,27 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from headstart import runfolder
+from headstart import files, runfolder
+from headstart.data import decode
 from headstart.data.facts import load_data
-from headstart.errors import DataError, RunError
+from headstart.errors import DataError, RunError, UnreadableImage
 from headstart.records import Dataset, Item
 from headstart.ship._record import check_classes
-from headstart.ship.evaluate import seen_items
+from headstart.ship.evaluate import SEEN_DIGITS, seen_items
 
-__all__ = ["Sealed", "read_data", "read_sealed", "run_of", "training_items"]
+__all__ = ["EXTENDED", "Sealed", "places_of", "read_data", "read_sealed", "run_of", "together", "training_items"]
+
+EXTENDED = "extended.json"
+"""Written beside an extended model: what was learned, from which data."""
+
 
 _TOLD = 5  # names in a message
 
@@ -43,10 +49,15 @@ class Sealed:
 
 
 def run_of(place: str | Path) -> Path:
-    """The run folder at `place` or around it (RUN, RUN/model, RUN/pruned/NAME). Raises RunError when there is none."""
+    """The run folder at `place` or around it (RUN, RUN/model, RUN/pruned/NAME), or a folder that `extend` wrote.
+
+    Raises RunError when there is none.
+    """
     folder = Path(place).expanduser()
     for candidate in (folder, *list(folder.resolve().parents)[:2]):
         if (candidate / "run.json").is_file() and (candidate / "predictions.csv").is_file():
+            return candidate
+        if (candidate / EXTENDED).is_file():
             return candidate
     raise RunError("no finished run here", where=place, remedy="Give the --out folder of `headstart fit`.")
 
@@ -54,8 +65,11 @@ def run_of(place: str | Path) -> Path:
 def read_sealed(run: Path, data: str | Path | None = None) -> Sealed:
     """The judged items of a run folder, read again from the run's data or from `data`, where these have moved.
 
-    Raises RunError when the run's data were in memory, DataError when a picture is missing or has another label.
+    Of an extended model these are the pictures that it has not seen, and all where it has seen every one. Raises
+    RunError when the run's data were in memory, DataError when a picture is missing or has another label.
     """
+    if (run / EXTENDED).is_file():
+        return _unseen(run, data)
     record = runfolder.read(run / "run.json")
     classes, rows = _written(run, record)
     dataset = read_data(run, data)
@@ -68,13 +82,61 @@ def read_sealed(run: Path, data: str | Path | None = None) -> Sealed:
     return Sealed(dataset, items, labels, said, "test" in record["scores"])
 
 
+def places_of(run: Path) -> list[str]:
+    """Where the data of a run folder are, or all those of a folder that `extend` wrote, be they there or not.
+
+    Of data in memory nothing is said. Raises RunError where the record cannot be read.
+    """
+    if (run / EXTENDED).is_file():
+        told = runfolder.read(run / EXTENDED)
+        return [_anchored(path, Path(told["directory"])) for path in told["data"]]
+    path = str(runfolder.read(run / "run.json")["data"]["path"])
+    return [] if path == "memory" else [_anchored(path, _begun_in(run))]
+
+
 def read_data(run: Path, data: Any = None) -> Dataset:
     """The data of a run folder, where they are now: what was given as `data`, else where the run found them.
 
-    Raises RunError when they were in memory or are no longer there.
+    Of a folder that `extend` wrote these are all of its data that are still there, together. Raises RunError when they
+    were in memory or are no longer there.
     """
-    record = runfolder.read(run / "run.json")
-    return load_data(_data_of(run, record) if data is None else data, fewest=1, group=record["settings"].get("group"))
+    if not (run / EXTENDED).is_file():
+        record = runfolder.read(run / "run.json")
+        place = _data_of(run, record) if data is None else data
+        return load_data(place, fewest=1, group=record["settings"].get("group"))
+    parts = [] if data is None else [load_data(data, fewest=1)]
+    for path in places_of(run) if data is None else ():
+        with suppress(DataError):  # gone
+            parts.append(load_data(path, fewest=1))
+    if not parts:
+        gone = " or ".join(places_of(run)) or "memory"
+        raise RunError(f"the data are no longer at {gone}", where=run, remedy="Say with --data DATA where.")
+    return together(parts, runfolder.read(run / EXTENDED)["model"]["classes"])
+
+
+def together(parts: Sequence[Dataset], classes: Sequence[str]) -> Dataset:
+    """The items of these classes of some data sets as one; a name that occurs again gets the path of its data."""
+    place = {name: number for number, name in enumerate(classes)}
+    items: dict[str, Item] = {}
+    for part in parts:
+        for item in part.items:
+            label = None if item.label is None else place.get(part.classes[item.label])
+            name = item.name if item.name not in items else f"{part.path}/{item.name}"
+            if label is not None:
+                items[name] = replace(item, name=name, label=label)
+    return Dataset(", ".join(part.path for part in parts), tuple(classes), tuple(items.values()))
+
+
+def _unseen(run: Path, data: str | Path | None) -> Sealed:
+    """The pictures that an extended model may be judged on."""
+    dataset, seen = read_data(run, data), set(files.read_json(run / "model" / "headstart.json")["seen"])
+    new = [item for item in dataset.items if _digits(item) not in seen]
+    items = tuple(new or dataset.items)
+    if not items:
+        raise DataError(
+            "no picture is of a class that the model knows", where=dataset.path, remedy="Give other --data DATA."
+        )
+    return Sealed(dataset, items, np.array([item.label for item in items], dtype=np.int64), None, bool(new))
 
 
 def _written(run: Path, record: Mapping[str, Any]) -> tuple[list[str], list[dict[str, str]]]:
@@ -105,12 +167,20 @@ def _data_of(run: Path, record: Mapping[str, Any]) -> str:
     path = str(record["data"]["path"])
     if path == "memory":
         raise RunError("the run's data were in memory", where=run, remedy="Give them with --data DATA.")
-    started = run / "settings.json"
-    base = Path(runfolder.read(started)["directory"]) if started.is_file() else Path.cwd()
-    found = runfolder.anchored(path, base) or path
+    found = _anchored(path, _begun_in(run))
     if not Path(found).expanduser().exists():
         raise RunError(f"the run's data are no longer at {path}", where=run, remedy="Say with --data DATA where.")
     return found
+
+
+def _begun_in(run: Path) -> Path:
+    """The folder that a run's relative paths begin in."""
+    started = run / "settings.json"
+    return Path(runfolder.read(started)["directory"]) if started.is_file() else Path.cwd()
+
+
+def _anchored(path: str, base: Path) -> str:
+    return runfolder.anchored(path, base) or path
 
 
 def _named(dataset: Dataset, rows: Sequence[Mapping[str, str]]) -> tuple[Item, ...]:
@@ -151,3 +221,10 @@ def training_items(sealed: Sealed, seen: Sequence[str], *, most: int, seed: int 
     pool = [item for item in sealed.dataset.items if item.name not in judged]
     drawn = [pool[place] for place in np.random.default_rng(seed).permutation(len(pool))]
     return list(islice((item for item, _ in seen_items(drawn, seen)) if seen else drawn, most))
+
+
+def _digits(item: Item) -> str:
+    try:
+        return files.hash_bytes(decode.read_bytes(item))[:SEEN_DIGITS]
+    except UnreadableImage:
+        return ""

@@ -41,7 +41,7 @@ STEP, REACH = 1.5, 2.0
 
 _IMAGES, _RANKED = 768, 128  # training views that layers are fitted on, and that channels are judged by
 _BYTES, _COPIES = 4e9, 12  # of memory for all views at once, and of each number that the largest layer gives
-_SEEN = 4_000  # training views that the last network learns from, about
+_SEEN = 12_000  # training views that the last network learns from, about
 _EARLIER = 0.25  # of its epochs for the networks on the way
 _LARGEST = 16.0  # times smaller, where --max-drop lets it go on
 _ROUNDS, _BATCH = 9, 16  # timed calls, and the pictures of the larger one
@@ -105,7 +105,7 @@ class Shrinking:
                 where=bench.dataset.path,
                 remedy="Add images.",
             )
-        self.epochs = epochs or min(30, max(2, round(_SEEN / max(1, len(self.train.items)))))
+        self.epochs = epochs or min(60, max(2, round(_SEEN / max(1, len(self.train.items)))))
         self.frozen = self.plan.strategy == "frozen"
         head = self._guide(bench.source) if self.frozen else model.net.head
         self.whole = TransferNet(bench.source, head, pooling=self.plan.pooling).eval()

@@ -229,3 +229,23 @@ def test_on_real_pictures_few_own_ones_are_refused_and_few_foreign_ones_accepted
         assert (reject.distances(test) > reject.distance).mean() <= 0.10
         assert found["held_out"]["accuracy_kept"] >= 0.90
         assert all(row["accepted"] <= 0.08 for row in found["foreign"])
+
+
+def test_a_class_that_is_added_is_near_its_own_items_and_changes_no_other_distance() -> None:
+    rng = np.random.default_rng(0)
+    centres = 4.0 * rng.normal(size=(4, 24))
+    y = np.repeat(np.arange(4), 40)
+    X = (centres[y] + rng.normal(size=(len(y), 24))).astype(np.float32)
+    old, new = y < 3, y == 3
+    chances = np.full((int(old.sum()), 3), 0.05)
+    chances[np.arange(len(chances)), y[old]] = 0.9
+    reject = Reject.fit(chances, y[old], features=X[old], error_rate=0.1)
+    more = reject.with_classes(X[new], y[new])
+    assert (more.threshold, more.distance, more.error_rate) == (reject.threshold, reject.distance, reject.error_rate)
+    assert (reject.distances(X[new]) > reject.distance).mean() > 0.9
+    assert (more.distances(X[new]) <= more.distance).mean() > 0.8
+    assert np.all(more.distances(X) <= reject.distances(X) + 1e-6)
+    assert np.allclose(more.distances(X[old]), reject.distances(X[old]))  # the new class lies further away
+    again = reject.with_classes(X[old & (y == 1)], y[old & (y == 1)])
+    assert np.allclose(again.distances(X), reject.distances(X), rtol=1e-3, atol=1e-2)  # a class that was there already
+    assert Reject.from_tensors(more.tensors()).distances(X).tolist() == more.distances(X).tolist()

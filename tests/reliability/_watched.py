@@ -50,10 +50,15 @@ def _of_a_file(code: Any) -> bool:
     return name.startswith("<frozen") or _inside(name)
 
 
+def _settles_memory(event: str, args: tuple[Any, ...]) -> bool:
+    """Whether this is transfer.kernels.steady_memory, which tells the process's own libc how much to keep."""
+    return (event == "ctypes.dlopen" and args[0] is None) or (event == "ctypes.dlsym" and args[-1] == "mallopt")
+
+
 def watch(event: str, args: tuple[Any, ...]) -> None:
     if not state["where"]:
         return
-    bad = event.startswith(NEVER)
+    bad = event.startswith(NEVER) and not _settles_memory(event, args)
     if event == "open":
         path, mode, flags = args
         if not isinstance(path, int):

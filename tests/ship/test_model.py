@@ -93,14 +93,17 @@ def test_a_loaded_model_saved_again_is_the_same_file_by_file(
 
 def test_the_folder_holds_the_files_that_are_promised(frozen_run: Path) -> None:
     names = {path.name for path in (frozen_run / "model").iterdir()}
-    assert names == {"config.json", "model.safetensors", "head.safetensors", "headstart.json", "README.md"}
+    arrays = {"model.safetensors", "head.safetensors", "learned.safetensors"}
+    assert names == {"config.json", "headstart.json", "README.md", *arrays}
     config = files.read_json(frozen_run / "model" / "config.json")
     assert config["label_names"] == list(CLASSES)
     assert config["num_classes"] == 3
     assert "num_classes" not in config["model_args"]  # transformers refuses a config that has it there too
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "head.safetensors", "README.md"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "head.safetensors", "learned.safetensors", "README.md"]
+)
 def test_one_changed_byte_in_any_file_is_found_and_the_file_named(copied: Path, name: str) -> None:
     data = bytearray((copied / name).read_bytes())
     data[len(data) // 2] ^= 1
@@ -127,7 +130,9 @@ def test_one_flipped_bit_in_our_own_record_is_found(frozen_run: Path, where: int
     assert Path(str(caught.value.where)).name == "headstart.json"
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "head.safetensors", "README.md"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "head.safetensors", "learned.safetensors", "README.md"]
+)
 def test_a_missing_file_is_named(copied: Path, name: str) -> None:
     (copied / name).unlink()
     with pytest.raises(ModelError, match="is missing") as caught:

@@ -48,6 +48,7 @@ def audit(
     workers: int | None = None,
     progress: Progress | None = None,
     known: LookedAt | None = None,
+    fewest: int = 2,
 ) -> tuple[Dataset, Facts]:
     """Decode every item in full, in threads; give the data set without the unreadable items, and the Facts.
 
@@ -55,7 +56,7 @@ def audit(
 
     Unreadable items go to `Dataset.skipped`; a class that loses all of its items is dropped with a warning. `progress`
     is called with (done, all) from the calling thread. Raises DataError when no item is readable, when more than half
-    are unreadable for one cause, or when fewer than two classes remain.
+    are unreadable for one cause, or when fewer than `fewest` classes remain.
     """
     if not dataset.items:
         raise DataError(
@@ -71,7 +72,7 @@ def audit(
     stop_if_hopeless(dataset.path, [(item.name, one.reason) for item, one in zip(dataset.items, seen, strict=True)])
     skipped = tuple(Skipped(item.name, one.reason) for item, one in zip(dataset.items, seen, strict=True) if one.reason)
     readable = tuple(item for item, one in zip(dataset.items, seen, strict=True) if not one.reason)
-    clean, warnings = _without_empty_classes(dataset.with_items(readable, skipped=dataset.skipped + skipped))
+    clean, warnings = _without_empty_classes(dataset.with_items(readable, skipped=dataset.skipped + skipped), fewest)
     found = {item.name: one for item, one in zip(dataset.items, seen, strict=True)}
     return clean, _facts(clean, found, warnings)
 
@@ -215,16 +216,17 @@ def _remedy(cause: str) -> str:
     return "Look at one of the files, and replace or convert them"
 
 
-def _without_empty_classes(dataset: Dataset) -> tuple[Dataset, list[str]]:
+def _without_empty_classes(dataset: Dataset, fewest: int) -> tuple[Dataset, list[str]]:
     """Drop the classes that have nothing left to learn from; the others keep their order."""
     learn = [item for item in dataset.items if item.split in ("train", "")] or list(dataset.items)
     alive = {item.label for item in learn}
     gone = [name for index, name in enumerate(dataset.classes) if index not in alive]
     if not gone:
         return dataset, []
-    if len(dataset.classes) - len(gone) < 2:
+    if len(dataset.classes) - len(gone) < fewest:
+        least = "two classes" if fewest == 2 else "one class"
         raise DataError(
-            f"no readable picture of {', '.join(map(repr, gone[:5]))}: fewer than two classes remain",
+            f"no readable picture of {', '.join(map(repr, gone[:5]))}: fewer than {least} remain",
             where=dataset.path,
             remedy="Replace the unreadable files",
         )

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,20 @@ class Reject:
         near = ~(left_out > distance)  # only what passes the distance gets an answer
         threshold = probability_threshold(probabilities[near].max(axis=1), right[near], error_rate)
         return cls(float(error_rate), threshold, distance, arrays)
+
+    def with_classes(self, features: Array, y: Array) -> Reject:
+        """The same borders with more classes: raw features [m, d] of classes `y` [m], each class a mean of its own.
+
+        The covariance within the classes is the old one, and so are threshold and distance: what they guarantee is for
+        items of the old classes.
+        """
+        rows, scale = _unit(features), float(self.arrays["scale"][0])
+        axes = self.arrays["axes"].astype(np.float64)
+        centres = np.stack([rows[y == number].mean(axis=0) for number in np.unique(y)]) - self.arrays["mean"]
+        bent = (centres - (centres @ axes.T) @ axes) * scale
+        more = {"linear": -2.0 * bent, "constant": (centres * bent).sum(axis=1)}
+        joined = {name: np.concatenate([self.arrays[name], more[name].astype(np.float32)]) for name in more}
+        return replace(self, arrays={**self.arrays, **joined})
 
     def distances(self, features: Array) -> Array:
         """Distances [n] of raw features [n, d] from the nearest class."""

@@ -3,8 +3,8 @@
 The folder is a timm / Hugging Face folder (config.json + model.safetensors) that `timm.create_model("local-dir:...")`
 opens with the same logits when the head is one linear layer on the network's own pooling. What timm does not know
 stands in headstart.json: classes, Card, Plan, versions, the sha256 of every file, and golden outputs that are checked
-when the model is loaded. The reject option stands in reject.safetensors, where there is one. No pickle is read or
-written.
+when the model is loaded. The reject option stands in reject.safetensors, where there is one, and what the head was
+fitted on in files of `learned`. No pickle is read or written.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from headstart.records import SCHEMA, Card, Item, Plan, Skipped, plain
 from headstart.ship import hub
 from headstart.ship._record import AGAIN, BLANK, KEYS, read_record, temperature_of
 from headstart.ship.answers import UNKNOWN, Answers, Prediction, items_of, predictions
+from headstart.ship.learned import LEARNED, STATISTICS, Learned
 from headstart.sources import open_source
 from headstart.transfer.heads import FittedHead
 from headstart.transfer.memory import in_pieces
@@ -47,7 +48,8 @@ class Model:
     """A trained network with its classes, ready to predict.
 
     `temperature` divides the logits: it goes into a linear head, so that other programs give the calibrated answers
-    too, and is kept beside any other. `reject` says for which inputs the label is "unknown".
+    too, and is kept beside any other. `reject` says for which inputs the label is "unknown". `learned` is written with
+    the model and not read with it: see `read_learned`.
     """
 
     def __init__(
@@ -60,9 +62,10 @@ class Model:
         facts: Mapping[str, Any],
         reject: Reject | None = None,
         temperature: float = 1.0,
+        learned: Learned | None = None,
     ) -> None:
         self.classes, self.plan, self.facts = tuple(classes), plan, dict(facts)
-        self.reject, self.temperature = reject, temperature
+        self.reject, self.temperature, self.learned = reject, temperature, learned
         if temperature != 1.0:
             folded = isinstance(net.head, torch.nn.Linear)
             self.facts["calibration"] = {"temperature": temperature, "folded": folded}
@@ -173,6 +176,8 @@ class Model:
         }
         if self.reject is not None:
             contents[_REJECT] = pack_arrays(self.reject.tensors())
+        if self.learned is not None:
+            contents |= self.learned.contents()
         record = {
             "schema": SCHEMA,
             "classes": self.classes,
@@ -186,8 +191,8 @@ class Model:
             "sha256": BLANK,
         }
         files.write_together(place, {"headstart.json": record_bytes(record), **contents})
-        if self.reject is None:
-            (place / _REJECT).unlink(missing_ok=True)  # of the model that stood here
+        for name in {_REJECT, LEARNED, STATISTICS} - set(contents):
+            (place / name).unlink(missing_ok=True)  # of the model that stood here
         return place
 
     def _timm_form(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -305,6 +310,7 @@ def _opened(place: Path, record: Mapping[str, Any]) -> Model:
     """The model of a folder whose files have their hashes; its parts must fit each other."""
     kind, names = str(record["head"]["kind"]), record["files"]
     head = FittedHead.from_tensors(kind, tensors.read(place / "head.safetensors"))
+    head = replace(head, chosen=dict(record["head"].get("chosen") or {}))
     reject = Reject.from_tensors(tensors.read(place / _REJECT)) if _REJECT in names else None
     source = open_source(str(place))
     plan = Plan(**{**record["plan"], "reasons": tuple(record["plan"]["reasons"])})

@@ -1,6 +1,7 @@
 """What of a model goes to the Hugging Face Hub, and how: one commit of the model's own files, never of anything else.
 
-Paths of the user's machine are taken out of headstart.json and of the certificates. README.md may be edited on the Hub,
+Paths of the user's machine are taken out of headstart.json and of the certificates, and what `extend` would need stays
+here: it tells of every training picture. README.md may be edited on the Hub,
 so it is not among the files that are checked when the model is opened from there.
 """
 
@@ -20,6 +21,7 @@ from headstart.progress import Reporter
 from headstart.report.places import without_places
 from headstart.ship.exported import CERTIFICATE, read_certificate
 from headstart.ship.hub import parts_of, talking
+from headstart.ship.learned import LEARNED, STATISTICS
 from headstart.ship.model import record_bytes
 
 __all__ = ["Export", "Upload", "exports_of", "public", "send", "uploads"]
@@ -88,7 +90,7 @@ def _check(export: Export) -> None:
 def uploads(place: Path, exports: Sequence[Export], *, card: str, places: Sequence[str]) -> tuple[Upload, ...]:
     """The files to send of the model folder `place`: those that headstart.json names, with this card, and exports."""
     record = files.read_json(place / _RECORD)
-    kept = {name: sha256 for name, sha256 in record["files"].items() if name != "README.md"}
+    kept = {name: sha256 for name, sha256 in record["files"].items() if name not in ("README.md", LEARNED, STATISTICS)}
     told = {name: part for name, part in record.items() if name in _KEPT}
     told |= without_places({name: part for name, part in record.items() if name not in _KEPT}, places)
     data = record_bytes({**told, "files": kept})

@@ -26,6 +26,7 @@ __all__ = [
     "accuracy_and_loss",
     "blocks",
     "checked",
+    "divisor_of",
     "fold_pairs",
     "linear_layer",
     "rotate",
@@ -73,6 +74,14 @@ def accuracy_and_loss(logits: Array, y: Array) -> tuple[float, float]:
     return float(np.mean(logits.argmax(axis=1) == y)), float(losses.mean())
 
 
+def divisor_of(std: Array, largest: Array) -> Array:
+    """The divisor [d] of features by their standard deviation and largest absolute value: see Scaler.of."""
+    varies = std > 1e-6 * largest  # rounding noise around a constant is no information
+    divisor = np.sqrt(std * std[varies].mean()) if varies.any() else std
+    found: Array = np.where(varies, divisor, 1.0)
+    return found
+
+
 @dataclass(frozen=True)
 class Scaler:
     """What is taken off every feature, and the `divisor` of what is left."""
@@ -97,10 +106,7 @@ class Scaler:
         for rows in blocks(n, d):
             square += np.square(X[rows] - mean).sum(axis=0)
             np.maximum(largest, np.maximum(X[rows].max(axis=0), -X[rows].min(axis=0)), out=largest)
-        std = np.sqrt(square / n)
-        varies = std > 1e-6 * largest  # rounding noise around a constant is no information
-        divisor = np.sqrt(std * std[varies].mean()) if varies.any() else std
-        return cls(mean.astype(np.float32), np.where(varies, divisor, 1.0).astype(np.float32))
+        return cls(mean.astype(np.float32), divisor_of(np.sqrt(square / n), largest).astype(np.float32))
 
     def __call__(self, X: Array) -> Array:
         """Scaled features, float32."""

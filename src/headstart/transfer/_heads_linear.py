@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from headstart.transfer._heads_common import (
 )
 from headstart.transfer._heads_pool import pooled
 from headstart.transfer._heads_solver import Fits, Parts, solve
+from headstart.transfer.statistics import WIDEST, Statistics, ridge_layer
 
 __all__ = ["LINEAR_KINDS", "fit_linear", "linear_curve", "lowest"]
 
@@ -124,17 +126,27 @@ def fit_linear(
     """Choose the strength by cross-validation, fit on all items and fold the scaler in; FittedHead's fields."""
     how = LINEAR_KINDS[kind]
     pairs = [] if how.name in fixed else fold_pairs(y, max(folds, how.folds), seed=seed, groups=groups)
-    problem = _Problem(how, X, y, n_classes=n_classes, sections=[held for _, held in pairs] or [np.arange(len(y))])
     chosen: dict[str, float] = {how.name: float(fixed.get(how.name, how.grid[len(how.grid) // 2]))}
     if how.tempered and how.name in fixed:
         chosen["temperature"] = float(fixed.get("temperature", 1.0))
-    oof, search, start = None, list[dict[str, Any]](), None
-    if pairs:
+    oof, search, start, problem, measured = None, list[dict[str, Any]](), None, None, None
+    closed = how.loss == "square" and min(X.shape) <= WIDEST
+    if pairs or not closed:
+        sections = [held for _, held in pairs] or [np.arange(len(y))]
+        problem = _Problem(how, X, y, n_classes=n_classes, sections=sections)
+    if pairs and problem is not None:
         chosen, oof, search, start = _search(problem)
-    sees = np.ones((1, len(problem.sections)), dtype=bool)
-    whole = problem.fit(sees, chosen[how.name], start=start, tolerance=_EXACT)
-    weight, bias = problem.layer(whole.A[0], chosen.get("temperature", 1.0), len(y))
-    return {"arrays": {"weight": weight, "bias": bias}, "chosen": chosen, "oof": oof, "search": search}
+    divisor = chosen.get("temperature", 1.0)
+    if closed or problem is None:
+        measured = Statistics.of(X, y, n_classes=n_classes) if len(X) >= X.shape[1] else None
+        solved = measured.layer if measured is not None else partial(ridge_layer, X, y, n_classes)
+        weight, bias = solved(chosen[how.name], temperature=divisor)
+    else:
+        sees = np.ones((1, len(problem.sections)), dtype=bool)
+        whole = problem.fit(sees, chosen[how.name], start=start, tolerance=_EXACT)
+        weight, bias = problem.layer(whole.A[0], divisor, len(y))
+    arrays = {"weight": weight, "bias": bias}
+    return {"arrays": arrays, "chosen": chosen, "oof": oof, "search": search, "statistics": measured}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from headstart.transfer._heads_common import (
 from headstart.transfer._heads_knn import fit_knn, knn_logits, knn_module
 from headstart.transfer._heads_linear import LINEAR_KINDS, fit_linear, linear_curve
 from headstart.transfer._heads_mlp import fit_mlp, mlp_logits, mlp_module, train_mlp
+from headstart.transfer.statistics import Statistics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +62,8 @@ class FittedHead:
 
     `chosen` holds the hyper-parameters (give them as `fixed` to fit again without a search), `oof` the logits
     [n, n_classes] of every training item by a head that did not see it (None when nothing was searched), `search` a
-    row a candidate {name: value, accuracy, log_loss}, `history` a row an epoch (mlp).
+    row a candidate {name: value, accuracy, log_loss}, `history` a row an epoch (mlp), `statistics` what a ridge head of
+    no fewer items than features was solved from.
     """
 
     kind: str
@@ -70,6 +72,7 @@ class FittedHead:
     oof: Array | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     search: list[dict[str, Any]] = field(default_factory=list)
+    statistics: Statistics | None = None
 
     @property
     def size(self) -> int:
