@@ -269,3 +269,22 @@ def test_what_an_engine_gives_alone_is_measured(frozen_run: Path, tmp_path: Path
     rates = __import__("serve_alone").measured(frozen_run, tmp_path)
     assert {*rates} == {"decode", "torch"}
     assert min(rates.values()) > 0
+
+
+def test_the_table_of_what_is_deployed_sets_every_side_beside_torch() -> None:
+    deployed = __import__("deployed")
+    judged = {
+        "torch": {"right": [True, True, False, True], "difference": 0.0, "other": 0, "mb": 2.0, "macs": 3e6},
+        "onnx fp32": {"right": [True, True, False, True], "difference": 2e-6, "other": 0, "mb": 2.1, "macs": 3e6},
+        "onnx int8": {"refused": "2.0 points are lost"},
+        "pruned 2x": {"right": [True, False, False, True], "difference": 0.4, "other": 1, "mb": 1.0, "macs": 1.5e6},
+    }
+    speed = {"torch": {"1": [10.0, 20.0, 30.0], "32": [40.0]}}
+    row = deployed.row("pruned 2x", judged["pruned 2x"], [True, True, False, True], speed)
+    assert row.startswith("| pruned 2x | 50.0 (15.0 to 85.0) | -25.0 (-75.0 to +0.0) | 1 | 0.4 | 1.0 | 2 | – | – |")
+    machine = __import__("harness").machine()
+    page = deployed.page({"cases": {"shapes, toy": {"judged": judged, "speed": speed}}, "machine": machine})
+    assert "| torch | 75.0 (30.1 to 95.4) |  |  |  | 2.0 | 3 | 10.0 ← 20.0 → 30.0 | 40.0 |" in page
+    assert "| onnx int8 | refused: 2.0 points are lost |" in page
+    assert len({line.count("|") for line in page.splitlines() if line.startswith("|")}) == 1
+    assert "onnx fp32" in deployed.summary({"cases": {"shapes, toy": {"judged": judged}}})
