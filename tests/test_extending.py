@@ -285,6 +285,26 @@ def test_a_model_of_an_earlier_release_is_extended_from_its_pictures(
     assert on["way"] == "statistics"  # which the extension wrote
 
 
+def test_a_pruned_model_is_extended_as_exactly(tmp_path: Path, finished: Callable[..., Path]) -> None:
+    pytest.importorskip("torch_pruning")
+    run, new = finished(tmp_path, head="ridge"), new_data(tmp_path / "new")
+    small = Path(headstart.prune(run, features=0.5)["folder"])
+    shutil.rmtree(tmp_path / "old")
+    told = headstart.extend(small, new, out=tmp_path / "more")
+    assert (told["way"], told["exact"]) == ("statistics", True)
+    assert load(tmp_path / "more").predict(picture("square", 0))[0].label in CLASSES
+    with pytest.raises(RunError, match="an extended model has no run to prune by"):
+        headstart.prune(tmp_path / "more", features=0.5)
+
+
+def test_what_tells_of_the_training_pictures_is_not_pushed(tmp_path: Path, finished: Callable[..., Path]) -> None:
+    sent = headstart.push(finished(tmp_path, head="ridge"), "my-lab/shapes", dry_run=True)
+    names = {entry["name"] for entry in sent["files"]}
+    assert "head.safetensors" in names
+    assert not names & {"learned.safetensors", "statistics.safetensors"}
+    assert str(tmp_path) not in sent["card"]
+
+
 # --- which pictures are learned -------------------------------------------------------------------------------------
 
 

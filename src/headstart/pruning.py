@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart import __version__, files
-from headstart.errors import Interrupted, OutputError, SettingsError, did_you_mean
+from headstart.errors import Interrupted, OutputError, RunError, SettingsError, did_you_mean
 from headstart.progress import Reporter, Silent
 from headstart.records import SCHEMA, plain
 
@@ -74,6 +74,10 @@ def prune(
     from headstart.transfer.memory import enough
 
     place, home, told = find_model_folder(run), sealed.run_of(run), reporter or Silent()
+    if (home / sealed.EXTENDED).is_file():
+        raise RunError(
+            "an extended model has no run to prune by", where=run, remedy="Prune the run, then extend what comes of it."
+        )
     target = Path(out).expanduser() if out is not None else home / "pruned" / aim.name
     _check_target(target, place)
     with enough(), listening() as stop:

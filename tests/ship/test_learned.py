@@ -85,6 +85,30 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.M
         read_learned(other)
 
 
+@pytest.mark.parametrize("part", ["labels", "hashes", "statistics", "strength", "views"])
+def test_arrays_of_unknown_hands_are_refused(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, own = toy_model("ridge"), kept()
+    if part == "labels":
+        own = replace(own, training=Known(own.training.hashes, np.array([0, 1, 2, 3])))
+    if part == "statistics":
+        assert own.statistics is not None
+        own = replace(own, statistics=replace(own.statistics, means=own.statistics.means[:, 1:]))
+    if part == "strength":
+        model.head.chosen.pop("alpha")
+    model.learned = own
+    if part in ("hashes", "views"):
+        from safetensors.numpy import save
+
+        arrays = {f"{n}.sha256": np.zeros((2, 32), np.uint8) for n in ("training", "judged")}
+        arrays |= {f"{n}.label": np.zeros(3 if part == "hashes" else 2, np.int64) for n in ("training", "judged")}
+        told = '{"views": [{"kind": 1}], "seed": 0, "precision": "", "device": ""}'
+        monkeypatch.setattr(Learned, "contents", lambda self: {LEARNED: save(arrays, metadata={"headstart": told})})
+    place = model.save(tmp_path / "model")
+    load(place)
+    with pytest.raises(ModelError, match="the file cannot be read"):
+        read_learned(place)
+
+
 def test_known_pictures_add_up_and_are_picked() -> None:
     a = Known.of(HASHES[:3], [0, 1, 2]) + Known.of(HASHES[3:5], [1, 1])
     assert len(a) == 5

@@ -108,7 +108,8 @@ def _old(
 ) -> _Old:
     """The best way that there is to learn the old pictures again."""
     frozen = model.plan.strategy == "frozen"
-    if frozen and learned.statistics is not None:
+    fits = learned.statistics is not None and learned.statistics.means.shape == model.head.arrays["weight"].shape
+    if frozen and fits:
         return _Old("statistics", learned.statistics)
     found = recall(model.net.source, learned.training, album, how=how, views=views, reporter=reporter)
     n, lost = len(learned.training), int((~found.there).sum())

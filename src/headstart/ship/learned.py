@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from headstart import files
-from headstart import tensors as tensors_of
+from headstart import files, tensors
 from headstart.data.augment import Augmentation, View
 from headstart.data.store import hash_table
 from headstart.errors import ModelError
@@ -26,6 +25,7 @@ from headstart.transfer.statistics import Statistics
 __all__ = ["LEARNED", "STATISTICS", "Known", "Learned", "read_learned"]
 
 LEARNED, STATISTICS = "learned.safetensors", "statistics.safetensors"
+_PARTS = ("training", "judged")
 Array = npt.NDArray[Any]
 
 
@@ -83,14 +83,14 @@ class Learned:
         told = {
             "views": plain(self.views), "seed": self.seed, "precision": self.precision, "device": self.device,
         }  # fmt: skip
-        tensors = {}
-        for name, known in (("training", self.training), ("judged", self.judged)):
-            tensors[f"{name}.sha256"] = hash_table(known.hashes).view(np.uint8).reshape(-1, 32)
-            tensors[f"{name}.label"] = known.labels
-        found = {LEARNED: save(tensors, metadata={"headstart": json.dumps(told)})}
+        arrays = {}
+        for name, known in zip(_PARTS, (self.training, self.judged), strict=True):
+            arrays[f"{name}.sha256"] = hash_table(known.hashes).view(np.uint8).reshape(-1, 32)
+            arrays[f"{name}.label"] = known.labels
+        found = {LEARNED: save(arrays, metadata={"headstart": json.dumps(told)})}
         if self.statistics is not None:
-            tensors = {name: np.ascontiguousarray(array) for name, array in self.statistics.tensors().items()}
-            found[STATISTICS] = save(tensors)
+            arrays = {name: np.ascontiguousarray(array) for name, array in self.statistics.tensors().items()}
+            found[STATISTICS] = save(arrays)
         return found
 
 
@@ -101,26 +101,34 @@ def read_learned(place: Path) -> Learned | None:
     """
     from safetensors import SafetensorError, safe_open
 
-    listed = files.read_json(place / "headstart.json")["files"]
-    if LEARNED not in listed:
+    record = files.read_json(place / "headstart.json")
+    if LEARNED not in record["files"]:
         return None
+    k = len(record["classes"])
     try:
+        arrays = tensors.read(place / LEARNED)
         with safe_open(place / LEARNED, framework="numpy") as opened:
             told: Mapping[str, Any] = files.parse_json(opened.metadata()["headstart"].encode())
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  not a mapping
-        parts = [
-            Known.of([bytes(row).hex() for row in tensors[f"{name}.sha256"]], tensors[f"{name}.label"])
-            for name in ("training", "judged")
-        ]
+        training, judged = (_known(arrays[f"{name}.sha256"], arrays[f"{name}.label"], k) for name in _PARTS)
         views = tuple(_view(entry) for entry in told["views"])
-        found = Learned(parts[0], parts[1], views, int(told["seed"]), str(told["precision"]), str(told["device"]))
-        if STATISTICS in listed:
-            found = replace(found, statistics=Statistics.from_tensors(tensors_of.read(place / STATISTICS)))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        found = Learned(training, judged, views, int(told["seed"]), str(told["precision"]), str(told["device"]))
+        if STATISTICS in record["files"]:
+            float(record["head"]["chosen"]["alpha"])  # without which they are of no use
+            found = replace(found, statistics=Statistics.from_tensors(tensors.read(place / STATISTICS)))
+    except (OSError, ValueError, KeyError, TypeError, IndexError, SafetensorError) as error:
         raise ModelError(
-            f"the file cannot be read: {error}", where=place / LEARNED, remedy="Copy the whole folder again."
+            f"the file cannot be read: {str(error)[:200]}", where=place / LEARNED, remedy="Copy the whole folder again."
         ) from error
     return found
+
+
+def _known(hashes: Array, labels: Array, k: int) -> Known:
+    """Pictures of k classes from arrays that others may have made. Raises ValueError where they are none."""
+    if hashes.dtype != np.uint8 or hashes.shape != (len(labels), 32) or labels.dtype != np.int64 or labels.ndim != 1:
+        raise ValueError("it holds no hashes with labels")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < k:
+        raise ValueError("a label is no class")
+    return Known.of([bytes(row).hex() for row in hashes], labels)
 
 
 def _view(told: Mapping[str, Any]) -> View:

@@ -124,13 +124,16 @@ class Statistics:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Array]) -> Statistics:
-        """The Statistics that `tensors` came from, bit for bit."""
-        d, upper = len(tensors["largest"]), np.asarray(tensors["scatter"])
+        """The Statistics that `tensors` came from, bit for bit. Raises ValueError or KeyError for other tensors."""
+        counts, d, upper = np.asarray(tensors["counts"]), len(tensors["largest"]), np.asarray(tensors["scatter"])
+        shapes = (tensors["means"].shape, upper.shape, counts.ndim)
+        if shapes != ((len(counts), d), (d * (d + 1) // 2,), 1) or d > WIDEST or counts.min(initial=0) < 0:
+            raise ValueError("these are no statistics of a ridge head")
         scatter, at = np.empty((d, d)), 0
         for place in range(d):
             scatter[place, place:] = scatter[place:, place] = upper[at : at + d - place]
             at += d - place
-        return cls(np.asarray(tensors["counts"]), np.asarray(tensors["means"]), scatter, np.asarray(tensors["largest"]))
+        return cls(counts, np.asarray(tensors["means"]), scatter, np.asarray(tensors["largest"]))
 
 
 @pooled()
