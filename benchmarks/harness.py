@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Outcome", "Row", "factor_row", "machine", "machine_words", "measure", "read_all", "spread", "table"]
+__all__ = ["Outcome", "Row", "factor_row", "keep", "machine", "machine_words", "measure", "read_all", "spread", "table"]
 
 _POLL, _LOOK = 0.02, 0.5  # seconds between looks at the process's end and log, and at its memory
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -135,6 +135,20 @@ def machine_words(facts: Mapping[str, Any]) -> str:
         f"{facts['memory_gb']} GB, load before {facts['load_before'][0]}, Python {facts['python']}, {versions}; "
         f"threads {facts['threads']}"
     )
+
+
+def keep(
+    found: Mapping[str, Any], text: str, folder: Path, *, name: str, page: Path | None, marks: tuple[str, str]
+) -> None:
+    """Write NAME.json and NAME.md into a folder, and put the text between the marks of `page`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(text)
+    if page is not None and page.is_file():
+        before, begin, rest = page.read_text().partition(marks[0])
+        _, end, after = rest.partition(marks[1])
+        if begin and end:
+            page.write_text(f"{before}{begin}\n\n{text}\n{end}{after}")
 
 
 # --- the table --------------------------------------------------------------------------------------------------

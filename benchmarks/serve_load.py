@@ -274,15 +274,8 @@ def _words(one: Mapping[str, Any], alone: Mapping[str, float], engine: str) -> s
 
 def write(found: Mapping[str, Any], folder: Path, page: Path | None) -> str:
     """Write serve.json and serve.md, and put the table between the marks of `page`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "serve.json").write_text(json.dumps(found, indent=1) + "\n")
     text = page_of(found)
-    (folder / "serve.md").write_text(text)
-    if page is not None and page.is_file():
-        before, mark, rest = page.read_text().partition(BEGIN)
-        _, other, after = rest.partition(END)
-        if mark and other:
-            page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    harness.keep(found, text, folder, name="serve", page=page, marks=(BEGIN, END))
     return text
 
 

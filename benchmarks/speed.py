@@ -47,15 +47,7 @@ def results_page(found: Mapping[str, Any]) -> str:
 
 def write(found: Mapping[str, Any], folder: Path, page: Path | None) -> None:
     """Write speed.json and speed.md, and put the table between the marks of `page`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "speed.json").write_text(json.dumps(found, indent=1) + "\n")
-    text = results_page(found)
-    (folder / "speed.md").write_text(text)
-    if page is not None and page.is_file():
-        before, mark, rest = page.read_text().partition(BEGIN)
-        _, other, after = rest.partition(END)
-        if mark and other:
-            page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+    harness.keep(found, results_page(found), folder, name="speed", page=page, marks=(BEGIN, END))
 
 
 def known(folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from headstart.report.shapes import (
     WIDTH,
+    axes,
     fit,
     framed,
     nice_ticks,
@@ -209,14 +210,14 @@ def forecast_chart(
     if across(known) < right - 1:
         size = f'width="{short(right - across(known))}" height="{short(bottom - top)}"'
         body.append(f'<rect x="{short(across(known))}" y="{short(top)}" {size} class="ahead"/>')
-    for value, label in zip(y_ticks, y_labels, strict=True):
-        body.append(stroke((left, up(value)), (right, up(value)), style="grid"))
-        body.append(written((left - 6, up(value) + 4.5), label, style="muted", anchor="end"))
-    for value, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
-        body.append(stroke((across(value), bottom), (across(value), bottom + 4), style="axis"))
-        body.append(written((across(value), bottom + 18), label, style="muted", anchor="middle"))
-    body.append(stroke((left, bottom), (right, bottom), style="axis"))
-    body.append(written(((left + right) / 2, bottom + 37), fit(x_label, right - left), style="muted", anchor="middle"))
+    body += axes(
+        across,
+        up,
+        x_ticks=x_ticks,
+        y_ticks=dict(zip(y_ticks, y_labels, strict=True)),
+        x_label=x_label,
+        box=(left, right, bottom),
+    )
     body += _curve_in_band(band, across, up)
     body += [_whisker(one, across, up) for one in measured]
     body += _regions(left, across(known), right)

@@ -7,7 +7,7 @@ from typing import Any
 
 from headstart.report.page import environment
 from headstart.report.reading import interval, number, records
-from headstart.report.shapes import WIDTH, framed, nice_ticks, share, short, stroke, tick_labels, written
+from headstart.report.shapes import WIDTH, axes, framed, nice_ticks, share, short, stroke, tick_labels
 from headstart.report.words import count, percent, plural, signed
 
 __all__ = ["pruned_chart", "pruned_section"]
@@ -98,16 +98,13 @@ def pruned_chart(told: Mapping[str, Any], *, key: str) -> str:
     def up(y: float) -> float:
         return bottom - (bottom - top) * share(y, y_ticks[0], y_ticks[-1])
 
-    parts = []
-    for value, label in zip(y_ticks, y_labels, strict=True):
-        parts.append(stroke((left, up(value)), (right, up(value)), style="grid"))
-        parts.append(written((left - 6, up(value) + 4.5), label, style="muted", anchor="end"))
-    for value, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
-        parts.append(stroke((across(value), bottom), (across(value), bottom + 4), style="axis"))
-        parts.append(written((across(value), bottom + 18), label, style="muted", anchor="middle"))
-    parts.append(stroke((left, bottom), (right, bottom), style="axis"))
-    parts.append(
-        written(((left + right) / 2, bottom + 37), "million multiply-adds an image", style="muted", anchor="middle")
+    parts = axes(
+        across,
+        up,
+        x_ticks=x_ticks,
+        y_ticks=dict(zip(y_ticks, y_labels, strict=True)),
+        x_label="million multiply-adds an image",
+        box=(left, right, bottom),
     )
     path = " ".join(f"{short(across(x))},{short(up(y))}" for x, y, *_ in found)
     parts.append(f'<polyline points="{path}" class="series"/>')

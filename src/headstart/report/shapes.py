@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 from headstart.report.words import clean
 
 __all__ = [
     "WIDTH",
+    "axes",
     "block",
     "fit",
     "framed",
@@ -149,3 +150,29 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
         if all(abs(round(tick, decimals) - tick) <= step / 100 for tick in ticks):
             return labels
     return [f"{tick:.3g}" for tick in ticks]
+
+
+def axes(
+    across: Callable[[float], float],
+    up: Callable[[float], float],
+    *,
+    x_ticks: Sequence[float],
+    y_ticks: Mapping[float, str],
+    x_label: str,
+    box: tuple[float, float, float],
+) -> list[str]:
+    """The grid, the ticks with their labels and the base line of a chart whose box is (left, right, bottom).
+
+    `across` and `up` place values in the drawing; `y_ticks` are values with their labels.
+    """
+    left, right, bottom = box
+    parts = []
+    for value, label in y_ticks.items():
+        parts.append(stroke((left, up(value)), (right, up(value)), style="grid"))
+        parts.append(written((left - 6, up(value) + 4.5), label, style="muted", anchor="end"))
+    for value, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
+        parts.append(stroke((across(value), bottom), (across(value), bottom + 4), style="axis"))
+        parts.append(written((across(value), bottom + 18), label, style="muted", anchor="middle"))
+    parts.append(stroke((left, bottom), (right, bottom), style="axis"))
+    parts.append(written(((left + right) / 2, bottom + 37), fit(x_label, right - left), style="muted", anchor="middle"))
+    return parts

@@ -14,6 +14,7 @@ from itertools import pairwise
 
 from headstart.report.shapes import (
     WIDTH,
+    axes,
     block,
     fit,
     framed,
@@ -115,15 +116,14 @@ def line_chart(
     def up(y: float) -> float:
         return bottom - (bottom - top) * share(y, y_ticks[0], y_ticks[-1])
 
-    parts = []
-    for value, label in zip(y_ticks, y_labels, strict=True):
-        parts.append(stroke((left, up(value)), (right, up(value)), style="grid"))
-        parts.append(written((left - 6, up(value) + 4.5), label, style="muted", anchor="end"))
-    for value, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
-        parts.append(stroke((across(value), bottom), (across(value), bottom + 4), style="axis"))
-        parts.append(written((across(value), bottom + 18), label, style="muted", anchor="middle"))
-    parts.append(stroke((left, bottom), (right, bottom), style="axis"))
-    parts.append(written(((left + right) / 2, bottom + 37), fit(x_label, right - left), style="muted", anchor="middle"))
+    parts = axes(
+        across,
+        up,
+        x_ticks=x_ticks,
+        y_ticks=dict(zip(y_ticks, y_labels, strict=True)),
+        x_label=x_label,
+        box=(left, right, bottom),
+    )
     for line in series:
         parts.append(_drawn_line(line, [(across(x), up(y)) for x, y in line.points]))
     ends = _apart([up(line.points[-1][1]) for line in series], gap=_LINE, low=top, high=bottom)
