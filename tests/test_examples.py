@@ -115,6 +115,27 @@ def test_hot_dog_or_not_starts_from_a_local_weights_file(
     assert record["baselines"]["scratch"]["accuracy"] is not None
 
 
+def test_what_is_deployed_is_judged_made_smaller_and_taught_a_new_class(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch_pruning")
+    pytest.importorskip("onnxruntime")
+    run("deploy", "--data", data, "--source", "toy", "--out", tmp_path / "out", "--quick", monkeypatch=monkeypatch)
+    said, name = capsys.readouterr().out, max(CLASSES)
+    assert f"Fitted without '{name}'" in said
+    rows = [line for line in said.splitlines() if line.startswith("| ")][2:]
+    assert [row.split(" | ")[0] for row in rows] == [
+        "| ONNX fp32", "| ONNX int8", "| pruned, ONNX fp32", "| pruned, ONNX int8",
+    ]  # fmt: skip
+    assert " 0 of " in rows[0], "fp32 answers as the model does"
+    assert all(low <= accuracy <= high for accuracy, low, high in intervals(said))
+    assert f"Learned {name} from 12 pictures" in said
+    known = re.search(rf"calls (\d+) of 12 pictures of the new class '{name}'", said)
+    assert known
+    assert int(known[1]) > 6
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"run", "more", "new", "data"}
+
+
 def test_three_classifiers_are_told_apart_by_their_curves(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

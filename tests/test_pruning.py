@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import headstart
-from headstart import cli, files, pruning, selecting
+from headstart import _console_shipping, cli, files, pruning, selecting
 from headstart.errors import DataError, MissingExtraError, OutputError, RunError, SettingsError
 from headstart.pruning import CURVE
-from headstart.ship.prune import find_groups
+from headstart.ship.prune import costs, find_groups
 from headstart.shrinking import STEP, Aim
 from headstart.sources import open_source
 from toydata import folder_hash, write_shapes
@@ -127,6 +127,44 @@ def test_another_head_is_fitted_anew_on_what_is_left(split_shapes: Path, tmp_pat
     assert model.card.num_features == told["points"][-1]["features"]
 
 
+def test_smaller_pictures_are_part_of_the_model_and_of_what_it_saves(
+    run: Path, split_shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = headstart.prune(run, speedup=2, epochs=2, image_size=24)
+    model, whole = headstart.load(told["folder"]), headstart.load(run)
+    assert model.card.input_size == (3, 24, 24)
+    assert [point["image_size"] for point in told["points"]] == [[32, 32], [24, 24], [24, 24]]
+    point = told["points"][-1]
+    assert 2 <= point["speedup"] < 2.3
+    assert point["parameters"] > 0.6 * told["points"][0]["parameters"]  # most of it came from the pixels
+    assert point["macs"] == round(costs(model.net.source, "native").total("macs"))
+    assert whole.card.input_size == (3, 32, 32)
+    assert len(headstart.predict(told["folder"], [split_shapes / "test"])) == 24
+    assert "24 x 24 pixels, not 32 x 32" in (Path(told["folder"]) / "README.md").read_text()
+    assert "pictures of 24 x 24 pixels, the whole network 32 x 32" in (run / "report.html").read_text(encoding="utf-8")
+    _console_shipping.pruned(told)
+    assert "24 x 24" in capsys.readouterr().out
+    pytest.importorskip("onnxruntime")
+    assert headstart.export(told["folder"], out=tmp_path / "onnx", max_drop=50)["n"] == 24
+
+
+def test_the_size_of_pictures_is_what_loses_least_and_saves_multiply_adds_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headstart.shrinking._SIDE", 4)
+    monkeypatch.setattr("headstart.shrinking._LEAST", 8)
+    told = headstart.prune(run, speedup=2, epochs=1)
+    for before, point in pairwise(told["points"]):
+        tried = point["tried_sizes"]
+        assert point["image_size"] == [int(min(tried, key=tried.get))] * 2
+        assert max(map(int, tried)) <= before["image_size"][0]
+    assert len(told["points"][-1]["tried_sizes"]) > 1
+    whole, least = told["points"][0]["image_size"][0], min(map(int, told["points"][-1]["tried_sizes"]))
+    assert (whole / least) ** 2 <= 2 ** (2 / 3)
+    told = headstart.prune(run, parameters=0.5, epochs=1)
+    assert all(point["image_size"] == [32, 32] for point in told["points"])
+
+
 def test_fewer_features_are_those_that_were_there_and_the_network_is_narrower(run: Path) -> None:
     told = headstart.prune(run, features=0.25)
     whole, small = headstart.load(run), headstart.load(told["folder"])
@@ -206,6 +244,27 @@ def test_a_run_that_is_replaced_takes_its_pruned_models_with_it(run: Path, split
 def test_an_aim_that_is_none_is_refused_before_anything_is_read(aims: dict[str, float], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         headstart.prune("nowhere", **aims)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"speedup": 2, "image_size": 48}, "--image-size 48 makes no picture smaller: the network's are of 32"),
+        ({"features": 0.5, "image_size": 24}, "--features leaves"),
+        ({"speedup": 2, "image_size": 0}, "at least 1 pixel"),
+    ],
+)
+def test_a_size_that_is_none_for_the_network_is_refused(run: Path, options: dict[str, float], words: str) -> None:
+    before = folder_hash(run)
+    with pytest.raises(SettingsError, match=words):
+        headstart.prune(run, epochs=1, **options)
+    assert folder_hash(run) == before
+
+
+def test_a_network_for_one_size_of_pictures_keeps_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headstart.sources._timm.TimmLibrary.one_size", property(lambda _: True, lambda *_: None))
+    with pytest.raises(SettingsError, match="takes no pictures of 24 pixels"):
+        headstart.prune(run, speedup=2, epochs=1, image_size=24)
 
 
 def test_more_than_the_network_can_give_is_refused_with_what_it_can(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,6 +54,10 @@ def prune(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs after the last cut; default: from the number of pictures.")
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the pictures that the smaller network takes; default: what loses least."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -61,7 +65,10 @@ def prune(
 ) -> None:
     """Cut channels out of the network and train the rest after the whole one; a model of its own beside the run's."""
     verb = import_module("headstart.pruning").prune
-    made = verb(run, data=data, out=out, epochs=epochs, seed=seed, reporter=reporter_for(quiet=quiet), **aims)
+    made = verb(
+        run, data=data, out=out, epochs=epochs, image_size=image_size, seed=seed, reporter=reporter_for(quiet=quiet),
+        **aims,
+    )  # fmt: skip
     if as_json:
         print_json(made)
     elif not quiet:

@@ -60,6 +60,7 @@ def pruned(made: Mapping[str, Any]) -> None:
         "",
         "multiply-adds",
         "parameters",
+        "pixels",
         f"right of {n} validation pictures",
         "change",
         "one picture",
@@ -72,9 +73,10 @@ def pruned(made: Mapping[str, Any]) -> None:
         rows.append([
             "chosen" if number == made["chosen"] else "whole" if not number else "",
             f"{point['macs'] / 1e6:,.1f} M ({point['speedup']:.2f}x)", f"{point['parameters'] / 1e6:,.3f} M",
-            right, change, f"{point['latency']['ms']:.1f} ms", f"{point['latency']['images_per_second']:,.0f}",
+            f"{point['image_size'][0]} x {point['image_size'][1]}", right, change,
+            f"{point['latency']['ms']:.1f} ms", f"{point['latency']['images_per_second']:,.0f}",
         ])  # fmt: skip
-    table(columns, rows, right=(1, 2, 3, 4, 5, 6))
+    table(columns, rows, right=(1, 2, 3, 4, 5, 6, 7))
     write()
     size = made["model"]
     lines = [("size", f"{size['bytes'] / 1e6:.2f} MB (the whole model: {size['bytes_before'] / 1e6:.2f} MB)")]

@@ -43,6 +43,7 @@ def prune(
     data: str | Path | None = None,
     out: str | Path | None = None,
     epochs: int | None = None,
+    image_size: int | None = None,
     seed: int = 0,
     reporter: Reporter | None = None,
     **aims: float | None,
@@ -54,6 +55,8 @@ def prune(
         data: Where the run's data are now; None takes the path that the run remembers.
         out: The folder to write; None takes RUN/pruned/NAME.
         epochs: Epochs of training after the last cut; None: from the number of pictures.
+        image_size: The side of the pictures that the smaller network takes, in pixels; None: what loses least where
+            multiply-adds are to be saved, else what the whole network takes.
         seed: Decides everything random.
         reporter: Who is told where the work is; None tells nobody.
         **aims: One of `speedup` (so many times fewer multiply-adds), `parameters` (the share to keep), `max_drop`
@@ -65,6 +68,11 @@ def prune(
     DataError when the run or its data cannot be used.
     """
     aim = _aim(aims)
+    if image_size is not None and (image_size < 1 or aim.kind == "features"):
+        raise SettingsError(
+            f"--image-size must be at least 1 pixel, got {image_size}" if image_size < 1 else
+            "--features leaves the network's pictures as they are", remedy="Leave --image-size out."
+        )  # fmt: skip
     from headstart.ship.prune import need_torch_pruning
 
     need_torch_pruning()
@@ -83,7 +91,7 @@ def prune(
     with enough(), listening() as stop:
         try:
             work = _Work(place, home, data=data, seed=seed, reporter=told, stop=stop)
-            return work.carry_out(aim, target, epochs=epochs)
+            return work.carry_out(aim, target, epochs=epochs, image_size=image_size)
         except (KeyboardInterrupt, Interrupted) as error:
             code = stop.code or (error.exit_code if isinstance(error, Interrupted) else 130)
             raise Interrupted(code, "the same call again") from None
@@ -148,7 +156,7 @@ class _Work:
         bench.settings = settings.changed(seed=seed)
         self.bench: Bench = bench
 
-    def carry_out(self, aim: Aim, target: Path, *, epochs: int | None) -> dict[str, Any]:
+    def carry_out(self, aim: Aim, target: Path, *, epochs: int | None, image_size: int | None) -> dict[str, Any]:
         """Shrink, judge once on the test set, write."""
         from headstart.selecting import select
         from headstart.shrinking import shrink, timed
@@ -157,7 +165,7 @@ class _Work:
         if aim.kind == "features":
             points = select(bench, self.model, aim, chosen=fixed)
         else:
-            points = shrink(bench, self.model, aim, epochs=epochs, chosen=fixed)
+            points = shrink(bench, self.model, aim, epochs=epochs, image_size=image_size, chosen=fixed)
         place = _chosen(points, aim)
         with reporter.stage("Measuring how fast they are"):
             for point, took in zip(points, timed([point.net for point in points]), strict=True):
@@ -287,6 +295,10 @@ def _readme(name: str, told: Mapping[str, Any]) -> str:
         f"{point['macs'] / 1e6:,.1f} million multiply-adds an image instead of {whole['macs'] / 1e6:,.1f} "
         f"({point['speedup']:.2f} times fewer), {point['parameters']:,} parameters instead of {whole['parameters']:,}.",
     ]
+    if point["image_size"] != whole["image_size"]:
+        lines.append(
+            "It takes pictures of {} x {} pixels, not {} x {}.".format(*point["image_size"], *whole["image_size"])
+        )
     if test := told["test"]:
         low, high = test["change_interval"]
         lines.append(

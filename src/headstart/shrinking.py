@@ -1,5 +1,8 @@
 """From a finished model to smaller ones: cut a little, make up for it, learn from the whole one, judge, and again.
 
+Multiply-adds are saved by fewer channels and by smaller pictures, whatever of both loses least (Tan and Le 2019,
+"EfficientNet", section 3, and Han et al. 2020, "Model Rubik's cube": neither alone is the best way to a size).
+
 Every network on the way is judged on the validation items alone; the sealed test set has no part in any choice.
 """
 
@@ -19,12 +22,12 @@ from torch import Tensor, nn
 from headstart.data import augment
 from headstart.data.augment import Augmentation
 from headstart.data.loader import Views, batches
-from headstart.errors import DataError, SettingsError
+from headstart.errors import DataError, SettingsError, SourceError
 from headstart.finetune import Candidate, proof
 from headstart.judge.calibration import log_softmax
 from headstart.judge.intervals import paired_bootstrap, wilson
 from headstart.records import Plan
-from headstart.ship.distil import distil, distilling
+from headstart.ship.distil import distil, distilling, resized
 from headstart.ship.importance import IMPORTANCES, importance, refit
 from headstart.ship.model import Model
 from headstart.ship.prune import choose, costs, find_groups, smaller
@@ -43,6 +46,8 @@ _IMAGES, _RANKED = 768, 128  # training views that layers are fitted on, and tha
 _BYTES, _COPIES = 4e9, 12  # of memory for all views at once, and of each number that the largest layer gives
 _SEEN = 12_000  # training views that the last network learns from, about
 _EARLIER = 0.25  # of its epochs for the networks on the way
+_SIDE, _LEAST = 32, 64  # pixels by which pictures become smaller, and the least side
+_OF_PIXELS = 2 / 3  # of the way (of the logarithm) that smaller pictures may go: the rest are channels
 _LARGEST = 16.0  # times smaller, where --max-drop lets it go on
 _ROUNDS, _BATCH = 9, 16  # timed calls, and the pictures of the larger one
 
@@ -83,19 +88,38 @@ class Point:
     told: dict[str, Any] = field(default_factory=dict)
 
 
-def shrink(bench: Bench, model: Model, aim: Aim, *, epochs: int | None, chosen: dict[str, Any]) -> list[Point]:
+def shrink(
+    bench: Bench, model: Model, aim: Aim, *, epochs: int | None, image_size: int | None, chosen: dict[str, Any]
+) -> list[Point]:
     """The whole network and smaller ones, the last at the aim; with max_drop the last but the first that lost too much.
 
-    `chosen` are the head's hyper-parameters. Raises DataError without validation items, SettingsError where the network
-    cannot be made as small.
+    The smaller ones take pictures of `image_size` pixels; None: of what loses least. `chosen` are the head's
+    hyper-parameters. Raises DataError without validation items, SettingsError where the network cannot be made as small
+    or takes no pictures of that size.
     """
-    return Shrinking(bench, model, aim, epochs, chosen).run()
+    return Shrinking(bench, model, aim, epochs, chosen, image_size).run()
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A network that was cut, which of the whole one's features it has, and how far its answers are from the whole's.
+
+    `missed` says that it is not as small as it should be.
+    """
+
+    net: TransferNet
+    features: np.ndarray
+    apart: float
+    missed: bool
 
 
 class Shrinking:
     """One way to smaller networks: what stays the same from step to step."""
 
-    def __init__(self, bench: Bench, model: Model, aim: Aim, epochs: int | None, chosen: dict[str, Any]) -> None:
+    def __init__(
+        self, bench: Bench, model: Model, aim: Aim, epochs: int | None, chosen: dict[str, Any],
+        image_size: int | None = None,
+    ) -> None:  # fmt: skip
         self.bench, self.aim, self.plan, self.chosen = bench, aim, model.plan, chosen
         self.train, self.val = bench.samples("train"), bench.samples("val")
         if not len(self.val.items):
@@ -111,7 +135,8 @@ class Shrinking:
         self.whole = TransferNet(bench.source, head, pooling=self.plan.pooling).eval()
         self.at_first = costs(bench.source, self.plan.pooling)
         self.importance = ""
-        self.tried: dict[str, float] = {}  # the losses of all kinds of importance at the first cut
+        self.tried: dict[str, float] = {}  # how far networks cut by each kind of importance were from the whole one
+        self.image_size = self._asked(image_size)
 
     def run(self) -> list[Point]:
         """All points of the curve."""
@@ -139,13 +164,8 @@ class Shrinking:
         reporter, what, pooling = self.bench.reporter, self.aim.what, self.plan.pooling
         goal = share * self.at_first.total(what)
         with reporter.stage(f"Cutting to {share:.0%} of the {'multiply-adds' if what == 'macs' else 'parameters'}"):
-            kinds = IMPORTANCES if not self.importance else (self.importance,)
-            tried = [self._cut(before, kind, goal) for kind in kinds]
-            place = int(np.argmin([loss for _, _, loss in tried]))
-        if not self.importance:
-            self.importance = kinds[place]
-            self.tried = {kind: round(loss, 4) for kind, (_, _, loss) in zip(kinds, tried, strict=True)}
-        net, features, _ = tried[place]
+            cut, sizes = self._least(before, goal, share)
+        net, features = cut.net, cut.features
         reached = costs(net.source, pooling).total(what)
         if reached > 1.02 * goal:
             if self.aim.kind == "max_drop":
@@ -157,26 +177,106 @@ class Shrinking:
                 remedy=f"Ask for {possible}.",
             )
         epochs = self.epochs if last else max(1, round(_EARLIER * self.epochs))
-        how = distilling(self.plan, self.bench.settings, net.source, n_train=len(self.train.items), epochs=epochs)
-        distil(
-            net, self.whole, features, samples=(self.train, self.val), how=how, reporter=reporter, stop=self.bench.stop,
-        )  # fmt: skip
-        told = {"epochs": epochs, "importance": self.importance, "tried": self.tried}
-        return self.point(net, features, told, whole=self.right)
+        told = {"epochs": epochs, "importance": self.importance, "tried": self.tried, "tried_sizes": sizes}
+        return self.point(net, features, told | self._distil(cut, epochs), whole=self.right)
 
-    def _cut(self, before: Point, kind: str, goal: float) -> tuple[TransferNet, np.ndarray, float]:
-        """The network cut by one kind of importance and fitted anew, its features, and its loss on validation."""
+    def _distil(self, cut: _Cut, epochs: int) -> dict[str, Any]:
+        """Train a cut network after the whole one, or leave it where that takes it further away; what came of it."""
+        net, reporter = cut.net, self.bench.reporter
+        how = distilling(self.plan, self.bench.settings, net.source, n_train=len(self.train.items), epochs=epochs)
+        before, state = self._off(cut), {name: value.clone() for name, value in net.state_dict().items()}
+        distil(
+            net, self.whole, cut.features, samples=(self.train, self.val), how=how, reporter=reporter,
+            stop=self.bench.stop,
+        )  # fmt: skip
+        after = self._off(cut)
+        if not after <= before:
+            net.load_state_dict(state)
+            reporter.note(
+                f"training took the features from {before:.3f} to {after:.3f}: the cut network stays as it was"
+            )
+        return {"features_off": {"cut": round(before, 4), "trained": round(after, 4)}}
+
+    def _off(self, cut: _Cut) -> float:
+        """How far features of validation items are from the whole network's: mean square beside their variance."""
+        hashes = self.val.hashes
+        found, wanted = (answers(net, self.val.items, hashes=hashes)[1] for net in (cut.net, self.whole))
+        wanted = wanted[:, cut.features]
+        there = np.isfinite(found).all(axis=1) & np.isfinite(wanted).all(axis=1)
+        return float(np.square(found - wanted)[there].mean() / max(1e-12, wanted[there].var(axis=0).mean()))
+
+    def _least(self, before: Point, goal: float, share: float) -> tuple[_Cut, dict[str, float]]:
+        """The cut that answers most as the whole network does, and how far those of every size of pictures are."""
+        own = _side(before.net.source)
+        sides = self._sides(before, share)
+        kinds = IMPORTANCES if not self.importance else (self.importance,)
+        first = own if own in sides else sides[0]
+        found = {kind: self._cut(before, kind, goal, first) for kind in kinds}
+        if not self.importance:
+            self.importance = min(kinds, key=lambda kind: found[kind].apart)
+            self.tried = {kind: round(cut.apart, 4) for kind, cut in found.items()}
+        cuts = {first: found[self.importance]}
+        for side in sides:
+            if side not in cuts:
+                cuts[side] = self._cut(before, self.importance, goal, side)
+        best = min(cuts, key=lambda side: (cuts[side].missed, cuts[side].apart))
+        return cuts[best], {str(side): round(cuts[side].apart, 4) for side in sorted(cuts, reverse=True) if side}
+
+    def _asked(self, side: int | None) -> int | None:
+        """The size of pictures that was asked for. Raises SettingsError where the network does not take it."""
+        own = _side(self.whole.source)
+        if side is None or side == own:
+            return side
+        if not own or side > own:
+            are = f"of {own} pixels" if own else "not square"
+            raise SettingsError(
+                f"--image-size {side} makes no picture smaller: the network's are {are}",
+                remedy="Leave it out, or give a smaller one.",
+            )
+        if not self._takes(side):
+            architecture = self.whole.source.card.architecture
+            raise SettingsError(f"{architecture} takes no pictures of {side} pixels", remedy="Leave --image-size out.")
+        return side
+
+    def _sides(self, before: Point, share: float) -> list[int]:
+        """The sizes of pictures to try for a network with this share of the whole one's multiply-adds."""
+        if self.image_size is not None:
+            return [self.image_size]
+        own, whole = _side(before.net.source), _side(self.whole.source)
+        if self.aim.what != "macs" or not whole:
+            return [own]
+        least = math.ceil(max(_LEAST, whole * share ** (_OF_PIXELS / 2)))
+        smaller_ones = [side for side in range(own - 1, least - 1, -1) if side % _SIDE == 0]
+        return [own, *filter(self._takes, smaller_ones)]
+
+    def _takes(self, side: int) -> bool:
+        """Whether the network takes pictures of this size, and gives as many features for them."""
+        source, pooling = self.whole.source, self.plan.pooling
+        try:
+            return source.sized(side).width(pooling) == source.width(pooling)
+        except SourceError:
+            return False
+
+    def _cut(self, before: Point, kind: str, goal: float, side: int) -> _Cut:
+        """The network for pictures of this size, cut by one kind of importance and fitted anew."""
         net, pooling, what = before.net, self.plan.pooling, self.aim.what
-        groups, counted = find_groups(net.source, pooling), costs(net.source, pooling)
-        scores = importance(kind, net, groups, self.images[:_RANKED], seed=self.bench.settings.seed)
-        kept = choose(groups, scores, counted, what=what, share=goal / counted.total(what))
-        source, left = smaller(net.source, groups, kept)
-        refit(source, net.source, left, self.images, pooling=pooling)
+        own = net.source
+        made = own.sized(side) if side else own
+        groups, counted = find_groups(own, pooling), costs(made, pooling)
+        images = resized(self.images, _side(own)) if _side(own) else self.images
+        scores = importance(kind, net, groups, images[:_RANKED], seed=self.bench.settings.seed)
+        kept = choose(groups, scores, counted, what=what, share=min(1.0, goal / counted.total(what)))
+        source, left = smaller(made, groups, kept)
+        refit(source, own, left, images, pooling=pooling)
         features = before.features[left.features] if pooling in ("native", "avg") else before.features
         head = _fewer_inputs(net.head, left.features) if len(features) < len(before.features) else net.head
-        made = TransferNet(source, _copied(head), pooling=pooling).eval()
-        logits = self._validated(made)
-        return made, features, float(-log_softmax(logits)[np.arange(len(logits)), self.val.labels].mean())
+        cut = TransferNet(source, _copied(head), pooling=pooling).eval()
+        return _Cut(cut, features, self._apart(cut), costs(source, pooling).total(what) > 1.02 * goal)
+
+    def _apart(self, net: TransferNet) -> float:
+        """How far a network's answers are from the whole one's: the mean divergence on the validation items."""
+        log, wanted = log_softmax(self._validated(net)), self.wanted
+        return float(np.nanmean((np.exp(wanted) * (wanted - log)).sum(1)))  # a picture that cannot be read gives NaN
 
     # --- judging --------------------------------------------------------------------------------------------------
 
@@ -188,6 +288,7 @@ class Shrinking:
         right = logits.argmax(1) == self.val.labels
         if whole is None:
             self.right = whole = right
+            self.wanted = log_softmax(logits)
         change = paired_bootstrap(right, whole, seed=self.bench.settings.seed)
         macs, parameters = (
             counted.total("macs"),
@@ -197,6 +298,7 @@ class Shrinking:
             net, features, right,
             {
                 "macs": round(macs), "parameters": round(parameters), "features": len(features),
+                "image_size": list(net.source.card.input_size[1:]),
                 "speedup": self.at_first.total("macs") / macs,
                 "accuracy": float(right.mean()), "accuracy_interval": wilson(int(right.sum()), len(right)),
                 "change_points": 100 * change.value, "change_interval": [100 * change.low, 100 * change.high],
@@ -243,6 +345,12 @@ class Shrinking:
             places = order[: most - epoch * len(order)]
             parts += [batch.images for batch in batches(views, [places], workers=settings.workers)]
         return augment.normalise(torch.cat(parts), card).contiguous(memory_format=torch.channels_last)
+
+
+def _side(source: Source) -> int:
+    """The side of a source's square pictures; 0 where they are not square."""
+    height, width = source.card.input_size[1:]
+    return height if height == width else 0
 
 
 def _copied(module: nn.Module) -> nn.Module:

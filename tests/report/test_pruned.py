@@ -44,6 +44,15 @@ def test_the_numbers_of_a_curve_stand_in_its_table_and_sentence() -> None:
         assert part in section, part
 
 
+def test_a_smaller_picture_is_told_and_an_old_curve_says_nothing_of_it() -> None:
+    told = _told()
+    assert "It takes pictures" not in pruned_section([("speedup-2", told)])
+    for point, side in zip(told["points"], (224, 192), strict=True):
+        point["image_size"] = [side, side]
+    section = pruned_section([("speedup-2", told)])
+    assert "It takes pictures of 192 x 192 pixels, the whole network 224 x 224." in section
+
+
 def test_the_chart_draws_every_network_with_its_interval() -> None:
     drawn = ET.fromstring(pruned_chart(_told(), key="x"))
     dots = [e for e in drawn.iter() if e.tag.endswith("circle")]

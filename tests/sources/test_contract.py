@@ -32,6 +32,22 @@ def test_features_have_the_promised_shapes_and_the_network_gives_the_native_ones
     assert family.card.num_features == family.width("native")
 
 
+def test_pictures_of_another_size_give_as_many_features_or_are_refused(family: Source) -> None:
+    card = family.card
+    side = 2 * card.input_size[1]
+    if family.library.one_size:
+        with pytest.raises(SourceError, match=f"does not take pictures of {side} pixels"):
+            family.sized(side)
+        return
+    other = family.sized(side)
+    assert other.card.input_size == (card.input_size[0], side, side)
+    with torch.no_grad():
+        assert other(images_for(other)).shape == (2, family.width("native"))
+    assert all(a is b for a, b in zip(other.parameters(), family.parameters(), strict=True))
+    assert family.card == card
+    assert family.sized(card.input_size[1]) is family
+
+
 def test_an_average_leaves_out_the_tokens_that_stand_for_no_patch(family: Source) -> None:
     features = torch.randn(1, 5, 3)
     prefix = family.library.prefix_tokens

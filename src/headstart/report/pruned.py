@@ -44,6 +44,8 @@ def _words(told: Mapping[str, Any]) -> str:
         f"{number(chosen, 'speedup') or 0:.2f} times fewer multiply-adds, "
         f"{percent((number(chosen, 'parameters') or 0) / (number(whole, 'parameters') or 1))} of the parameters."
     )
+    if (size := _pixels(chosen)) != _pixels(whole):
+        found += f" It takes pictures of {size} pixels, the whole network {_pixels(whole)}."
     before, after = number(told, "test", "whole", "accuracy"), number(told, "test", "scores", "accuracy")
     if before is not None and after is not None:
         change = signed(number(told, "test", "change_points"))
@@ -70,9 +72,18 @@ def _rows(told: Mapping[str, Any]) -> list[list[str]]:
         rows.append([
             "chosen" if at == place else "whole" if not at else "on the way",
             f"{(number(point, 'macs') or 0) / 1e6:,.1f} M", f"{(number(point, 'parameters') or 0) / 1e6:,.3f} M",
-            right, change, "–" if time is None else f"{time:.1f} ms", "–" if rate is None else count(round(rate)),
+            _pixels(point), right, change,
+            "–" if time is None else f"{time:.1f} ms", "–" if rate is None else count(round(rate)),
         ])  # fmt: skip
     return rows
+
+
+def _pixels(point: Mapping[str, Any]) -> str:
+    """The size of the pictures that a network takes; a dash where curve.json does not say it."""
+    size = point.get("image_size")
+    if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+        return "–"
+    return f"{size[0]} x {size[1]}"
 
 
 def pruned_chart(told: Mapping[str, Any], *, key: str) -> str:

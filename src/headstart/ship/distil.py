@@ -30,17 +30,20 @@ from headstart.transfer.net import TransferNet
 from headstart.transfer.steps import Samples
 from headstart.transfer.tuning import Trainer, Tuned
 
-__all__ = ["distil", "distilling"]
+__all__ = ["distil", "distilling", "resized"]
 
-RATE, BATCH, CROP, MIXUP = 1e-3, 16, 0.15, 1.0
+RATE, BATCH, CROP, MIXUP = 3e-4, 16, 0.15, 1.0
 """Strong crops, blended pictures and many epochs: what the whole network says of a picture holds for any picture."""
 
-_LOGITS = 0.1  # how much the logits count beside the features
+_LOGITS = 0.5  # how much the logits count beside the features
 _TEMPERATURE = 2.0
 
 
 class _Follower(nn.Module):
-    """The pruned network beside the whole one. It answers as the pruned one does, and keeps how far it is from it."""
+    """The pruned network beside the whole one. It answers as the pruned one does, and keeps how far it is from it.
+
+    Both see the same views; a network that takes smaller pictures gets them smaller.
+    """
 
     features: Tensor
     spread: Tensor
@@ -50,12 +53,11 @@ class _Follower(nn.Module):
         self.net, self.distance = net, torch.zeros(())
         self.whole = [whole]  # in a list, for it is no part of what is trained or moved
         self.register_buffer("features", torch.from_numpy(features), persistent=False)
-        self.register_buffer("spread", torch.ones(len(features)), persistent=False)
-        self.seen = 0
+        self.register_buffer("spread", torch.tensor(torch.nan), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of a batch."""
-        logits, features = self.net.both(images)
+        logits, features = self.net.both(resized(images, self.net.source.card.input_size[1]))
         if torch.is_grad_enabled():
             with torch.no_grad():
                 goal, wanted = self.whole[0].both(images)
@@ -64,9 +66,9 @@ class _Follower(nn.Module):
 
     def _distance(self, features: Tensor, wanted: Tensor, logits: Tensor, goal: Tensor) -> Tensor:
         """Mean square of the features' difference beside their spread, and the logits' divergence."""
-        if not self.seen:
-            self.spread.copy_(wanted.var(0).mean().clamp(min=1e-12).expand_as(self.spread))
-            self.seen = 1
+        if not torch.isfinite(self.spread):  # the first batch; again where a trial has put the buffers back
+            some = wanted.var(0) if len(wanted) > 1 else wanted.square()
+            self.spread.copy_(some.mean().clamp(min=1e-12))
         apart = ((features - wanted).square() / self.spread).mean()
         t = _TEMPERATURE
         log, like = functional.log_softmax(logits / t, 1), functional.softmax(goal / t, 1)
@@ -94,6 +96,15 @@ class _Last(Trainer):
         return loss, accuracy, -float(len(self.result.history))
 
 
+def resized(images: Tensor, side: int) -> Tensor:
+    """Pictures (n, c, h, w) as large as a network takes them, antialiased."""
+    if images.shape[2] == side:
+        return images
+    size = (side, round(images.shape[3] * side / images.shape[2]))
+    found = functional.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+    return found.contiguous(memory_format=torch.channels_last)
+
+
 def distilling(plan: Plan, settings: Settings, source: Any, *, n_train: int, epochs: int) -> tuple[Plan, Settings]:
     """The plan and the settings by which a pruned network learns for so many epochs."""
     own = settings.changed(
@@ -116,7 +127,7 @@ def distil(
     """
     (train, val), classes = samples, tuple(map(str, range(samples[0].labels.max() + 1)))
     plan, settings = how
-    feed = ImageFeed(net, settings, reporter=reporter)
+    feed = ImageFeed(net, settings, reporter=reporter, card=whole.source.card)
     feed.module = follower = _Follower(net, whole.eval(), features)
     frozen = freeze(net.source, 0, pooling=plan.pooling)
     engine = Engine(settings)

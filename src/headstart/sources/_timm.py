@@ -82,6 +82,7 @@ class TimmLibrary(Library):
 
     def __init__(self, recipe: Recipe, network: nn.Module) -> None:
         self.recipe, self.channels = recipe, recipe.channels
+        self.one_size = bool(recipe.facts.get("fixed_input_size")) or "img_size" in recipe.model_args
         self.prefix_tokens = int(getattr(network, "num_prefix_tokens", 0))
         self.channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
 

@@ -62,6 +62,7 @@ class TorchvisionLibrary(Library):
         self.arguments: dict[str, Any] = {}
         if self.family.pattern == "vit_":
             self.arguments["image_size"] = card.input_size[1]
+        self.one_size = bool(self.arguments)
         self._tried: tuple[Recipe | None] | None = None
 
     def feature_map(self, network: nn.Module, images: Tensor) -> Tensor:

@@ -67,6 +67,9 @@ def hash_entries(state: Mapping[str, Tensor], names: Iterable[str], *, header: A
 class Library(ABC):
     """What headstart asks of the library a network comes from."""
 
+    one_size: bool = False
+    """Whether the network is built for pictures of one size."""
+
     prefix_tokens: int = 0
     """Leading tokens of a token map that stand for no patch (class token, registers)."""
 
@@ -176,6 +179,30 @@ class Source(nn.Module):
     def copy(self) -> Source:
         """An independent copy."""
         return _copy.deepcopy(self)
+
+    def sized(self, side: int) -> Source:
+        """The same network, its modules shared, for square pictures of `side` pixels.
+
+        Raises SourceError where it is built for pictures of one size, or gives other features for smaller ones.
+        """
+        if (self.card.input_size[0], side, side) == self.card.input_size:
+            return self
+        found = _copy.copy(self)
+        found._modules, found._widths = dict(self._modules), {}
+        found.card = replace(self.card, input_size=(self.card.input_size[0], side, side))
+        fits = not self.library.one_size
+        if fits:
+            try:
+                fits = found.width("native") == self.width("native")
+            except (RuntimeError, AssertionError, ValueError):  # the ways in which networks refuse a size
+                fits = False
+        if not fits:
+            raise SourceError(
+                f"{self.card.architecture} does not take pictures of {side} pixels, but of {self.card.input_size[1]}",
+                where=self.address,
+                remedy="Leave its pictures as they are.",
+            )
+        return found
 
     def whole(self, weight: Tensor, bias: Tensor | None = None) -> nn.Module:
         """The library's own network with a classifier of these weights ([classes,d], [classes]), on the CPU, to save.

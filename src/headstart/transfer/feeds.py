@@ -21,7 +21,7 @@ from headstart.data.augment import Augmentation, View
 from headstart.data.loader import Batch, Views, batches
 from headstart.data.pictures import Pictures
 from headstart.progress import Reporter
-from headstart.records import Item
+from headstart.records import Card, Item
 from headstart.settings import Settings
 from headstart.sources.cutting import Cutting
 from headstart.transfer.engine import Engine
@@ -120,14 +120,16 @@ class ImageFeed(Feed):
 
     With `views` of 0 an augmented view is drawn anew in every epoch, from pictures that are decoded once and kept; else
     it is one of so many views that could be kept. Centre views that are asked for after every epoch stay in memory, up
-    to `_REMEMBERED` bytes. `hashes` are the sha256 of the items' bytes by name (none: not checked), as in Views.
+    to `_REMEMBERED` bytes. `card` says how views look (None: the network's own does). `hashes` are the sha256 of the
+    items' bytes by name (none: not checked), as in Views.
     """
 
     def __init__(
         self, net: TransferNet, settings: Settings, *, views: int = 0, hashes: Mapping[str, str] | None = None,
-        reporter: Reporter | None = None,
+        reporter: Reporter | None = None, card: Card | None = None,
     ) -> None:  # fmt: skip
         self.net = self.module = net
+        self.card = card or net.source.card
         self.settings, self.views, self.reporter, self.hashes = settings, views, reporter, hashes or {}
         self._pictures: Pictures | None = None
         self._repeated: frozenset[str] = frozenset()
@@ -135,7 +137,7 @@ class ImageFeed(Feed):
 
     def example(self) -> Tensor:
         """A black picture's place."""
-        return torch.zeros(1, *self.net.source.card.input_size)
+        return torch.zeros(1, *self.card.input_size)
 
     def training(self, train: Samples, epoch: int, order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Augmented views, uint8 (n, 3, h, w)."""
@@ -152,13 +154,13 @@ class ImageFeed(Feed):
         """The decoded pictures of the training items, the same in all epochs."""
         if self._pictures is None or self._pictures.items is not train.items:
             self._pictures = Pictures(
-                train.items, self.net.source.card, hashes=train.hashes, use_store=self.settings.cache,
+                train.items, self.card, hashes=train.hashes, use_store=self.settings.cache,
                 bound=self.settings.cache_size, reporter=self.reporter,
             )  # fmt: skip
         return self._pictures
 
     def _views(self, train: Samples, epoch: int, pictures: Pictures | None) -> Callable[[int], Tensor]:
-        card, seed, hashes = self.net.source.card, self.settings.seed, train.hashes
+        card, seed, hashes = self.card, self.settings.seed, train.hashes
         kinds = kept_views(self.settings, self.views)
         if not kinds:
             drawn = Views(
@@ -174,12 +176,12 @@ class ImageFeed(Feed):
     def centre(self, items: Sequence[Item], order: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Centre views, uint8 (n, 3, h, w)."""
         hashes = [self.hashes[item.name] for item in items] if self.hashes else ()
-        views = Views(items, self.net.source.card, hashes=hashes)
+        views = Views(items, self.card, hashes=hashes)
         return batches(lambda position: self._centre(views, position), order, workers=self.settings.workers)
 
     def remember(self, items: Sequence[Item]) -> None:
         """Keep the centre views of as many of the items as the bound allows, from their first use on."""
-        room = _REMEMBERED // math.prod(self.net.source.card.input_size)
+        room = _REMEMBERED // math.prod(self.card.input_size)
         self._repeated = frozenset(item.name for item in items[:room])
 
     def _centre(self, views: Views, position: int) -> Tensor:
@@ -192,12 +194,14 @@ class ImageFeed(Feed):
 
     def inputs(self, batch: Tensor, device: torch.device) -> Tensor:
         """Normalised, channels last."""
-        images = augment.normalise(batch.to(device, non_blocking=True), self.net.source.card)
+        images = augment.normalise(batch.to(device, non_blocking=True), self.card)
         return images.contiguous(memory_format=torch.channels_last)
 
     def onto(self, net: TransferNet) -> ImageFeed:
         """The same pictures for a copy of the network."""
-        twin = ImageFeed(net, self.settings, views=self.views, hashes=self.hashes, reporter=self.reporter)
+        twin = ImageFeed(
+            net, self.settings, views=self.views, hashes=self.hashes, reporter=self.reporter, card=self.card
+        )
         twin._pictures = self._pictures
         return twin
 

@@ -101,15 +101,12 @@ class Trainer:
         self.net: TransferNet = feed.net
         self.engine, self.reporter, self.folder = engine, reporter, folder
         self.stop = stop or Stop()
-        net = feed.net
         self.model = engine.prepare(feed.module, feed.example())
-        groups = parameter_groups(
-            net.source, net.head, rates=plan.rates, weight_decay=float(plan.schedule["weight_decay"])
-        )
+        groups = self._groups()
         self.base_rates = [float(group["lr"]) for group in groups]
         self.optimizer = make_optimizer(plan.schedule, groups)
         below = {f"source.network.{name}" for name in frozen.entries}
-        self.trained = set(net.state_dict()) - below
+        self.trained = set(self.net.state_dict()) - below
         self.frozen_digest = files.hash_json(frozen.before)
         self.result = Tuned()
         self.best: dict[str, Tensor] = {}
@@ -121,6 +118,11 @@ class Trainer:
         self.task: Task = Classification(())
         self._fingerprint, self._saved, self._save_cost, self._stopping, self._over = "", 0.0, 0.0, 0, ""
         self._damaged: set[str] = set()  # checkpoints that were passed over
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The optimiser's groups of parameters, each with its rate."""
+        decay = float(self.plan.schedule["weight_decay"])
+        return parameter_groups(self.net.source, self.net.head, rates=self.plan.rates, weight_decay=decay)
 
     # --- the loop ---------------------------------------------------------------------------------------------
 
