@@ -165,6 +165,20 @@ def test_the_size_of_pictures_is_what_loses_least_and_saves_multiply_adds_alone(
     assert all(point["image_size"] == [32, 32] for point in told["points"])
 
 
+def test_a_rate_that_leads_away_is_taken_back_and_not_tried_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def distil(net: Any, *_: Any, how: tuple[Any, Any], **__: Any) -> None:
+        if how[0].rates["head"] > 2e-4:
+            with torch.no_grad():
+                for parameter in net.source.parameters():
+                    parameter.mul_(3)
+
+    monkeypatch.setattr("headstart.shrinking.distil", distil)
+    first, second = (point["features_off"] for point in headstart.prune(run, speedup=2, epochs=1)["points"][1:])
+    assert [*first["trained"]] == ["0.0003", "0.0001"]
+    assert first["trained"]["0.0003"] > first["cut"] == first["trained"]["0.0001"], "the network is as it was"
+    assert second["trained"] == {"0.0001": second["cut"]}
+
+
 def test_fewer_features_are_those_that_were_there_and_the_network_is_narrower(run: Path) -> None:
     told = headstart.prune(run, features=0.25)
     whole, small = headstart.load(run), headstart.load(told["folder"])

@@ -27,7 +27,7 @@ from headstart.finetune import Candidate, proof
 from headstart.judge.calibration import log_softmax
 from headstart.judge.intervals import paired_bootstrap, wilson
 from headstart.records import Plan
-from headstart.ship.distil import distil, distilling, resized
+from headstart.ship.distil import RATES, distil, distilling, resized
 from headstart.ship.importance import IMPORTANCES, importance, refit
 from headstart.ship.model import Model
 from headstart.ship.prune import choose, costs, find_groups, smaller
@@ -136,6 +136,7 @@ class Shrinking:
         self.at_first = costs(bench.source, self.plan.pooling)
         self.importance = ""
         self.tried: dict[str, float] = {}  # how far networks cut by each kind of importance were from the whole one
+        self.rates: tuple[float, ...] = RATES
         self.image_size = self._asked(image_size)
 
     def run(self) -> list[Point]:
@@ -181,21 +182,27 @@ class Shrinking:
         return self.point(net, features, told | self._distil(cut, epochs), whole=self.right)
 
     def _distil(self, cut: _Cut, epochs: int) -> dict[str, Any]:
-        """Train a cut network after the whole one, or leave it where that takes it further away; what came of it."""
-        net, reporter = cut.net, self.bench.reporter
-        how = distilling(self.plan, self.bench.settings, net.source, n_train=len(self.train.items), epochs=epochs)
+        """Train a cut network after the whole one, at a rate that brings it nearer, or leave it as it was."""
+        net, reporter, bench = cut.net, self.bench.reporter, self.bench
         before, state = self._off(cut), {name: value.clone() for name, value in net.state_dict().items()}
-        distil(
-            net, self.whole, cut.features, samples=(self.train, self.val), how=how, reporter=reporter,
-            stop=self.bench.stop,
-        )  # fmt: skip
-        after = self._off(cut)
-        if not after <= before:
+        found: dict[str, float] = {}
+        for rate in self.rates:
+            how = distilling(
+                self.plan, bench.settings, net.source, n_train=len(self.train.items), epochs=epochs, rate=rate
+            )
+            samples = (self.train, self.val)
+            distil(net, self.whole, cut.features, samples=samples, how=how, reporter=reporter, stop=bench.stop)
+            found[f"{rate:g}"] = after = self._off(cut)
+            if after <= before:
+                self.rates = self.rates[self.rates.index(rate) :]  # what was too much once is not tried again
+                break
             net.load_state_dict(state)
             reporter.note(
-                f"training took the features from {before:.3f} to {after:.3f}: the cut network stays as it was"
+                f"training at the rate {rate:g} took the features from {before:.3f} to {after:.3f} of their spread: "
+                "the cut network stays as it was"
             )
-        return {"features_off": {"cut": round(before, 4), "trained": round(after, 4)}}
+        trained = {rate: round(off, 4) for rate, off in found.items()}
+        return {"features_off": {"cut": round(before, 4), "trained": trained}}
 
     def _off(self, cut: _Cut) -> float:
         """How far features of validation items are from the whole network's: mean square beside their variance."""

@@ -30,9 +30,12 @@ from headstart.transfer.net import TransferNet
 from headstart.transfer.steps import Samples
 from headstart.transfer.tuning import Trainer, Tuned
 
-__all__ = ["distil", "distilling", "resized"]
+__all__ = ["RATES", "distil", "distilling", "resized"]
 
-RATE, BATCH, CROP, MIXUP = 3e-4, 16, 0.15, 1.0
+RATES = (3e-4, 1e-4, 3e-5)
+"""The first that brings the features nearer to the whole network's: networks differ in what they bear."""
+
+BATCH, CROP, MIXUP = 16, 0.15, 1.0
 """Strong crops, blended pictures and many epochs: what the whole network says of a picture holds for any picture."""
 
 _LOGITS = 0.5  # how much the logits count beside the features
@@ -105,10 +108,12 @@ def resized(images: Tensor, side: int) -> Tensor:
     return found.contiguous(memory_format=torch.channels_last)
 
 
-def distilling(plan: Plan, settings: Settings, source: Any, *, n_train: int, epochs: int) -> tuple[Plan, Settings]:
-    """The plan and the settings by which a pruned network learns for so many epochs."""
+def distilling(
+    plan: Plan, settings: Settings, source: Any, *, n_train: int, epochs: int, rate: float
+) -> tuple[Plan, Settings]:
+    """The plan and the settings by which a pruned network learns for so many epochs at this rate."""
     own = settings.changed(
-        strategy="full", cut=None, train_last=None, epochs=epochs, lr=str(RATE), backbone_lr=None, head_lr=None,
+        strategy="full", cut=None, train_last=None, epochs=epochs, lr=str(rate), backbone_lr=None, head_lr=None,
         layer_decay=None, optimizer="adamw", weight_decay=0.0, batch_size=BATCH, accumulate=1, warmup=0.1, mixup=MIXUP,
         schedule="cosine", patience=epochs, ema=0.0, augment=True, crop_scale=CROP, head="linear",
         norm_stats="frozen",
