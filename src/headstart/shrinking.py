@@ -206,11 +206,17 @@ class Shrinking:
 
     def _off(self, cut: _Cut) -> float:
         """How far features of validation items are from the whole network's: mean square beside their variance."""
-        hashes = self.val.hashes
-        found, wanted = (answers(net, self.val.items, hashes=hashes)[1] for net in (cut.net, self.whole))
-        wanted = wanted[:, cut.features]
+        found, wanted = self._features(cut.net), self._goal[:, cut.features]
         there = np.isfinite(found).all(axis=1) & np.isfinite(wanted).all(axis=1)
         return float(np.square(found - wanted)[there].mean() / max(1e-12, wanted[there].var(axis=0).mean()))
+
+    @cached_property
+    def _goal(self) -> np.ndarray:
+        """The whole network's features of the validation items."""
+        return self._features(self.whole)
+
+    def _features(self, net: TransferNet) -> np.ndarray:
+        return answers(net, self.val.items, hashes=self.val.hashes)[1]
 
     def _least(self, before: Point, goal: float, share: float) -> tuple[_Cut, dict[str, float]]:
         """The cut that answers most as the whole network does, and how far those of every size of pictures are."""
