@@ -114,6 +114,7 @@ def machine() -> dict[str, Any]:
     flags = info.read_text().partition("flags")[2].partition("\n")[0].split() if info.is_file() else []
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
     return {
+        "gpu": _gpu(),
         "processor": models[0].partition(":")[2].strip() if models else platform.machine(),
         "instructions": [name for name in wanted if name in flags],
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -126,12 +127,22 @@ def machine() -> dict[str, Any]:
     }
 
 
+def _gpu() -> str:
+    """The graphics cards by nvidia-smi; "" without one."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return ", ".join(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split("\n")[:-1])
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def machine_words(facts: Mapping[str, Any]) -> str:
     """What `machine` found, in one line."""
     names = ("torch", "timm", "scikit-learn", "onnxruntime", "openvino")
     versions = ", ".join(f"{name} {facts[name]}" for name in names)
+    gpu = f"{facts['gpu']}, " if facts.get("gpu") else ""
     return (
-        f"{facts['cores']} cores of {facts['processor']} ({', '.join(facts['instructions'])}), "
+        f"{gpu}{facts['cores']} cores of {facts['processor']} ({', '.join(facts['instructions'])}), "
         f"{facts['memory_gb']} GB, load before {facts['load_before'][0]}, Python {facts['python']}, {versions}; "
         f"threads {facts['threads']}"
     )

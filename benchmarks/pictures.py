@@ -2,7 +2,7 @@
 
     python benchmarks/pictures.py export SHARED/data/cifar10 TO --train 10000 --val 2000
     python benchmarks/pictures.py repeat FROM TO --count 2000
-    python benchmarks/pictures.py draw TO --count 1000 [--splits]
+    python benchmarks/pictures.py draw TO --count 1000 [--splits] [--side 32]
 
 Both sides of a comparison read the very same folder, TO/SPLIT/CLASS/FILE. Encoded bytes are copied, never encoded anew.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -71,19 +72,24 @@ def repeat(place: Path, target: Path, *, count: int) -> None:
         (folder / f"{number:06d}.jpg").write_bytes(data[:2] + comment + data[2:])
 
 
-def draw(target: Path, *, count: int, splits: bool) -> None:
-    """Write `count` different JPEG files of 32 x 32 pixels in ten classes, which a colour tells apart roughly."""
-    for number in range(count):
+def draw(target: Path, *, count: int, splits: bool, side: int = 32) -> None:
+    """Write `count` different square JPEG files in ten classes, which a colour tells apart roughly."""
+
+    def one(number: int) -> None:
         rng = np.random.default_rng(number)
         label = number % CLASSES
-        pixels = rng.integers(0, 150, (8, 8, 3))
+        grid = max(8, side // 8)
+        pixels = rng.integers(0, 150, (grid, grid, 3))
         pixels[:, :, label % 3] += 30 * (1 + label // 3) % 106
         split = ("train", "train", "val", "test")[number // CLASSES % 4] if splits else ""
         folder = target / split / f"class_{label}"
         folder.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
-        Image.fromarray(pixels.astype(np.uint8)).resize((32, 32), Image.Resampling.BILINEAR).save(buffer, "JPEG")
+        Image.fromarray(pixels.astype(np.uint8)).resize((side, side), Image.Resampling.BILINEAR).save(buffer, "JPEG")
         (folder / f"{number:06d}.jpg").write_bytes(buffer.getvalue())
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(one, range(count)))
 
 
 def main() -> None:
@@ -103,6 +109,7 @@ def main() -> None:
             own.add_argument("--count", type=int, required=True)
         if verb == "draw":
             own.add_argument("--splits", action="store_true")
+            own.add_argument("--side", type=int, default=32)
     told = vars(parser.parse_args())
     {"export": export, "repeat": repeat, "draw": draw}[told.pop("verb")](**told)
 

@@ -46,7 +46,7 @@ def served(
 ) -> Iterator[Address]:
     """Serve the run in `folder` on a free port."""
     limits = limits or Limits()
-    service = Service(load(folder), folder, neighbours=neighbours, most_pixels=limits.pixels)
+    service = Service(load(folder).to("auto"), folder, neighbours=neighbours, most_pixels=limits.pixels)
     with listening("127.0.0.1", 0) as sock:
         server = server_for(create_app(service, limits=limits, hosts=hosts), limits)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)

@@ -222,7 +222,7 @@ def test_overwrite_is_passed_on_only_when_asked(api: FakeApi, verb: str) -> None
         (["fit"], "DATA"),
         (["fitt"], "Did you mean 'fit'?"),
         (["fit", "data", "--epoch", "3"], "--epochs"),
-        (["fit", "data", "--epochs", "three"], "integer"),
+        (["fit", "data", "--epochs", "three"], "valid int"),
         (["fit", "data", "--epochs", "0"], "at least 1"),
         (["fit", "data", "--head", "tree"], "'linear'"),
         (["fit", "data", "--crop-scale", "0"], "above 0"),

@@ -56,10 +56,12 @@ def test_the_answers_are_those_of_the_whole_network_and_no_frozen_layer_computed
     found = trained(bench)
     assert found.plan.schedule["views"] == 2
     assert notes(bench) == []
+    engine = Engine(bench.settings)
+    found.net.to(device=engine.device)
     for split in ("train", "val", "test"):
-        whole, there = predict_logits(
-            ImageFeed(found.net, bench.settings), bench.samples(split).items, engine=Engine(bench.settings)
-        )
+        feed = ImageFeed(found.net, bench.settings)
+        with engine.at_work():
+            whole, there = predict_logits(feed, bench.samples(split).items, engine=engine)
         assert there.all()
         assert np.allclose(found.logits[split], whole, atol=1e-4 * max(1.0, float(np.abs(whole).max())))
 

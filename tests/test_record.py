@@ -54,7 +54,7 @@ def test_the_record_is_plain_json_and_counts_parameters(bench: Bench, candidate:
     assert found["command"] == "headstart fit X"
     assert found["source"]["parameters"] == sum(p.numel() for p in bench.source.network.parameters())
     assert found["plan"]["trained_parameters"] == 64 * 3 + 3
-    assert found["environment"]["device"] == "cpu"
+    assert found["environment"]["device"] == bench.device
     assert found["environment"]["torch"]
 
 

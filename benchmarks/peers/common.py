@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
 SMALLEST_CROP = 0.35  # share of the picture that a random resized crop keeps: headstart's --crop-scale
-WORKERS = 2
+WORKERS = max(2, min(8, os.cpu_count() or 1))  # as many as headstart decodes with
 
 
 def arguments(description: str, **modes: Any) -> argparse.Namespace:

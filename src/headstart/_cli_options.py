@@ -22,6 +22,7 @@ __all__ = [
     "Data",
     "Json",
     "JsonTo",
+    "OnDevice",
     "Quiet",
     "all_but",
     "api",
@@ -36,6 +37,9 @@ __all__ = [
 
 Data = Annotated[str, typer.Argument(help="Folder of pictures, CSV, TSV, JSONL or Parquet.", metavar="DATA")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show neither progress nor a summary.")]
+OnDevice = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps; auto: a GPU where there is one.", metavar="WORD")
+]
 Json = Annotated[bool, typer.Option("--json", help="Write the result as JSON to standard output, and nothing else.")]
 
 

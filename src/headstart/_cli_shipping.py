@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from headstart._cli_options import Json, Quiet, print_json, shipping
+from headstart._cli_options import Json, OnDevice, Quiet, print_json, shipping
 from headstart.errors import DataError
 from headstart.progress import reporter_for
 
@@ -99,12 +99,14 @@ def explain(
     out: Annotated[Path, typer.Option(help="Folder to write explain.html and explain.json into.")],
     data: Moved = None,
     neighbours: Neighbours = True,
+    device: OnDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Show where the model looked, what would flip its answer, and the training pictures most like a picture."""
     reporter = reporter_for(quiet=quiet)
-    found = shipping().explain(run, files, out, data=data, neighbours=neighbours, reporter=reporter)
+    words: dict[str, Any] = {"data": data, "neighbours": neighbours, "device": device}
+    found = shipping().explain(run, files, out, **words, reporter=reporter)
     if as_json:
         print_json(found)
     elif not quiet:

@@ -227,8 +227,9 @@ def advise(
 
 
 def predict(
-    run: str | Path, files: Any, *, top_k: int | None = None, engine: str = "auto", reporter: Reporter | None = None
-) -> list[dict[str, Any]]:
+    run: str | Path, files: Any, *, top_k: int | None = None, engine: str = "auto", device: str = "auto",
+    reporter: Reporter | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Answers of a run's model: one dict a picture, {file, label, probability, probabilities} or {file, error}.
 
     Args:
@@ -236,19 +237,21 @@ def predict(
         files: Files, folders, PIL images or arrays, one or a list; the answers keep their order.
         top_k: Give only so many of the most probable classes; None gives all.
         engine: What computes: "torch", or "onnx" or "openvino" for an export of that kind. "auto" takes the ONNX fp32
-            export where there is one of this model that is certified and faster here, else torch.
+            export where there is one of this model that is certified and faster on this processor, else torch.
+        device: Where torch computes: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps". Exports
+            compute on the CPU, so "cuda" and "mps" take none.
         reporter: Who is told where the work is; None tells nobody.
 
     Raises ModelError when the model cannot be opened or was not exported, DataError when a path does not exist.
     """
     from headstart.shipping import answering
 
-    model = answering(run, engine, reporter=reporter)
+    model = answering(run, engine, device=device, reporter=reporter)
     return [answer.as_dict(top_k) for answer in model.predict(files, reporter=reporter)]
 
 
 def evaluate(
-    run: str | Path, data: Any, *, split: str | None = None, reporter: Reporter | None = None
+    run: str | Path, data: Any, *, split: str | None = None, device: str = "auto", reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Scores of a run's model on labelled data, classes matched by name.
 
@@ -256,6 +259,7 @@ def evaluate(
         run: The folder of a run or of a model.
         data: A folder or manifest, a pair (pictures, labels), or a Dataset; some of the model's classes are enough.
         split: train, val, test or all; None takes test where there is one, else val, else all.
+        device: Where it computes, as for predict.
         reporter: Who is told where the work is; None tells nobody.
 
     Returns the fields of Scores with `split`, `classes`, `skipped` and `seen`, the number of pictures that the model
@@ -266,7 +270,7 @@ def evaluate(
     from headstart.ship.evaluate import evaluate_model
     from headstart.ship.model import load
 
-    return evaluate_model(load(run), load_data(data, fewest=1), split=split, reporter=reporter)
+    return evaluate_model(load(run).to(device), load_data(data, fewest=1), split=split, reporter=reporter)
 
 
 def demo(out: str | Path, *, reporter: Reporter | None = None) -> RunResult:

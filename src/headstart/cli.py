@@ -23,6 +23,7 @@ from headstart._cli_options import (
     Data,
     Json,
     JsonTo,
+    OnDevice,
     Quiet,
     api,
     print_json,
@@ -306,11 +307,12 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="train, val, test or all; default: test, without it val, without both all.")
     ] = None,
+    device: OnDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Judge a model on labelled data that it has not seen."""
-    scores = api().evaluate(run, data, split=split, reporter=reporter_for(quiet=quiet))
+    scores = api().evaluate(run, data, split=split, device=device, reporter=reporter_for(quiet=quiet))
     if as_json:
         print_json(scores)
     else:
@@ -328,6 +330,7 @@ def predict(
     as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV to standard output.")] = False,
     top_k: Annotated[int | None, typer.Option(min=1, help="Give the K most probable classes only.")] = None,
     engine: AnsweredBy = Engine.auto,
+    device: OnDevice = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -337,7 +340,7 @@ def predict(
     from headstart import console
 
     reporter = reporter_for(quiet=quiet)
-    answers = api().predict(run, files, top_k=top_k, engine=engine.value, reporter=reporter)
+    answers = api().predict(run, files, top_k=top_k, engine=engine.value, device=device, reporter=reporter)
     if as_json:
         print_json(answers)
     elif as_csv:

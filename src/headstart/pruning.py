@@ -232,7 +232,10 @@ class _Work:
         items = self.bench.samples("test")
         if not len(items.items):
             return None
-        before, after = (one.answers(items.items) for one in (self.model, model))
+        both, device = (self.model, model), self.bench.device
+        before, after = (one.to(device).answers(items.items) for one in both)
+        for one in both:
+            one.to("cpu")
         right = [found.logits.argmax(1) == items.labels for found in (before, after)]
         change = paired_bootstrap(right[1], right[0], seed=self.bench.settings.seed)
         whole, scores = (

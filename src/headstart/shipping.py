@@ -97,10 +97,18 @@ def _tell(home: Path) -> None:
     files.write_text(page, with_section(text, "exports", "Exports", exports_section(certificates)))
 
 
-def answering(run: str | Path, engine: str = "auto", *, reporter: Reporter | None = None) -> Model | ExportedModel:
+def answering(
+    run: str | Path, engine: str = "auto", *, device: str = "auto", reporter: Reporter | None = None
+) -> Model | ExportedModel:
     """What answers for a run, a model or an export: see api.predict. An export is named to the reporter."""
     if engine not in ENGINES:
         raise SettingsError(f"unknown engine {engine!r}", remedy=did_you_mean(engine, list(ENGINES)))
+    if device not in ("auto", "cpu"):
+        if engine not in ("auto", "torch"):
+            raise SettingsError(
+                f"an export computes on the CPU, and the device is {device}", remedy="Use --engine torch."
+            )
+        engine = "torch"
     from headstart.ship.exported import find_export, open_export, read_certificate
 
     folder = find_export(run, None if engine == "auto" else engine) if engine != "torch" else None
@@ -123,7 +131,7 @@ def answering(run: str | Path, engine: str = "auto", *, reporter: Reporter | Non
         from headstart.transfer.kernels import steady_memory
 
     steady_memory()
-    return load(run)
+    return load(run).to(device)
 
 
 # --- explaining and serving ----------------------------------------------------------------------------------------
@@ -136,6 +144,7 @@ def explain(
     *,
     data: Any = None,
     neighbours: bool = True,
+    device: str = "auto",
     reporter: Reporter | None = None,
 ) -> list[dict[str, Any]]:
     """What each answer of a run's model rests on: where it looked, what would flip it, the training pictures like it.
@@ -146,6 +155,7 @@ def explain(
         out: The folder to write explain.html and explain.json into; None writes nothing.
         data: Where the run's data are now; None takes the place that the run recorded.
         neighbours: Look for the training pictures most like each one; where they are gone a note says so.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1" or "mps".
         reporter: Who is told where the work is; None tells nobody.
 
     Returns for each picture what `predict` gives and `runner_up`, `margin`, `looked_at`, `covered`, `flip` and
@@ -159,7 +169,7 @@ def explain(
         from headstart.ship.explaining import explain_items, write_explanations
         from headstart.ship.model import load
 
-    model, told = load(run), reporter or Silent()
+    model, told = load(run).to(device), reporter or Silent()
     items = items_of(files)
     bank = _neighbours(model, run, data, told)[0] if neighbours else None
     found = explain_items(model, items, neighbours=bank, reporter=told)
@@ -188,7 +198,8 @@ def serve(
         allow_hosts: Names by which the server may be called, besides addresses and localhost.
         data: Where the run's data are now, for the nearest training pictures; None: where the run recorded them.
         neighbours: Show the nearest training pictures, to whoever can connect.
-        engine: What computes the answers, as for api.predict; maps and neighbours are torch's.
+        engine: What computes the answers, as for api.predict; maps and neighbours are torch's, on a GPU where there
+            is one.
         reporter: Who is told the address; None tells nobody.
 
     Raises ModelError when the model cannot be opened or was not exported, SettingsError when nothing can listen there,
@@ -208,7 +219,7 @@ def serve(
     told, limits = reporter or Silent(), Limits()
     with listening(host, port) as sock:
         answerer = answering(run, engine, reporter=told)
-        model = answerer if isinstance(answerer, Model) else load(run)
+        model = answerer if isinstance(answerer, Model) else load(run).to("auto")
         bank, without = _neighbours(model, run, data, told) if neighbours else (None, "they were not asked for")
         service = Service(model, run, answerer=answerer, neighbours=bank, without=without, most_pixels=limits.pixels)
         app = create_app(service, limits=limits, hosts=[*allow_hosts, host])

@@ -20,6 +20,7 @@ from headstart.records import Item
 from headstart.settings import Settings
 from headstart.stages import Bench, Candidate, groups_of
 from headstart.transfer.net import TransferNet
+from headstart.transfer.precision import exact
 
 __all__ = ["answers", "made_trustworthy"]
 
@@ -80,21 +81,25 @@ def _rows(bench: Bench, chosen: Candidate, split: str) -> Rows:
     return answers(chosen.net, samples.items, hashes=samples.hashes)
 
 
-def answers(net: TransferNet, items: Sequence[Item], *, hashes: Sequence[str] = (), batch_size: int = 64) -> Rows:
+def answers(
+    net: TransferNet, items: Sequence[Item], *, hashes: Sequence[str] = (), batch_size: int = 64, device: str = "cpu"
+) -> Rows:
     """Logits (n, classes) and pooled features (n, d) of the centre views, rows of NaN for what cannot be read.
 
-    `hashes` are the sha256 that the pictures' bytes must have, as in Views.
+    `hashes` are the sha256 that the pictures' bytes must have, as in Views. The network comes back to the processor.
     """
     order = [np.arange(start, min(start + batch_size, len(items))) for start in range(0, len(items), batch_size)]
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    net.eval()
-    with torch.inference_mode():
+    net.eval().to(device=device)
+    with torch.inference_mode(), exact(device):
         for batch in batches(Views(items, net.source.card, hashes=hashes), order):
             if not len(batch.index):
                 continue
-            inputs = augment.normalise(batch.images, net.source.card).contiguous(memory_format=torch.channels_last)
+            images = augment.normalise(batch.images.to(device), net.source.card)
+            inputs = images.contiguous(memory_format=torch.channels_last)
             logits, features = (part.float().cpu().numpy() for part in net.both(inputs))
             found.update({int(i): (logits[n], features[n]) for n, i in enumerate(batch.index)})
+    net.to(device="cpu")
     if not found:
         raise DataError("none of the pictures could be read", remedy="Look at them with `headstart inspect`.")
     blank = tuple(np.full_like(part, np.nan) for part in next(iter(found.values())))
@@ -108,7 +113,7 @@ def _foreign(bench: Bench, chosen: Candidate, settings: Settings) -> dict[str, R
         return {}
     place = Path(settings.foreign).expanduser()
     with bench.reporter.stage(f"Looking at {place.name}, which is of no class"):
-        logits, features = answers(chosen.net, read.find_images([place]))
+        logits, features = answers(chosen.net, read.find_images([place]), device=bench.device)
     there = np.isfinite(logits).all(axis=1)
     chances = softmax(logits[there].astype(np.float64) / chosen.temperature)
     name = "/".join(place.resolve().parts[-2:]) if place.name in ("train", "val", "test") else place.name

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from timm.data.transforms import ResizeKeepRatio, str_to_interp_mode
 from timm.data.transforms_factory import transforms_imagenet_eval
 
 from headstart.data import augment
@@ -50,6 +51,9 @@ def reference(image: np.ndarray, facts: Card) -> np.ndarray:
         img_size=facts.input_size[1:], crop_pct=facts.crop_pct, crop_mode=facts.crop_mode,
         interpolation=facts.interpolation, mean=facts.mean, std=facts.std, normalize=False,
     )  # fmt: skip
+    for step in transform.transforms:
+        if isinstance(step, ResizeKeepRatio):  # timm before 1.0.31 forgets it where the sides differ
+            step.interpolation = str_to_interp_mode(facts.interpolation)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image.Image, "resize", _width_first)
         return np.asarray(transform(Image.fromarray(image)), dtype=np.int64)

@@ -127,13 +127,15 @@ def test_a_map_of_one_place_is_taken_from_deeper_inside(toy: Source) -> None:
     assert all(row.shape == (2, 2) for row in there)
 
 
-def test_where_all_neighbours_agree_there_is_no_map(toy: Source) -> None:
+@pytest.mark.parametrize("seed", range(5))
+def test_where_all_neighbours_agree_there_is_no_map(toy: Source, seed: int) -> None:
+    # The gradient is zero but for its rounding, some billionths of a logit: that is no map.
     rows = np.repeat(np.eye(2, toy.width("native"), dtype=np.float32), 6, axis=0)
-    rows += np.random.default_rng(0).normal(0, 1e-3, rows.shape).astype(np.float32)
+    rows += np.random.default_rng(seed).normal(0, 1e-3, rows.shape).astype(np.float32)
     head = fit_head("knn", rows, np.repeat([0, 1], 6), n_classes=2, fixed={"k": 3, "softness": 0.1, "smoothing": 0.3})
     net = TransferNet(toy, head.module()).eval()
-    label = int(net(normalise(views(1, 32), toy.card)).argmax())
-    assert heat_maps(net, toy.card, views(1, 32), [label]) == [None]
+    for label in (0, 1):
+        assert heat_maps(net, toy.card, views(4, 32), [label] * 4) == [None] * 4
 
 
 def test_maps_leave_the_network_and_its_gradients_as_they_were(model: Model) -> None:

@@ -38,7 +38,10 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
     assert pick_device("auto") == pick_device("mps") == "mps"
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     assert pick_device("auto") == "cuda"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("cuda:1") == "cuda:1"
+    with pytest.raises(SettingsError, match=r"cuda:2 was asked for, and torch sees 2 GPUs"):
+        pick_device("cuda:2")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from headstart.settings import Settings
 from headstart.transfer import precision
 from headstart.transfer.engine import Engine
-from headstart.transfer.precision import Verdict, has_fast_bf16, try_bf16
+from headstart.transfer.precision import Verdict, exact, has_fast_bf16, try_bf16
 
 
 def small_net() -> nn.Module:
@@ -142,3 +143,77 @@ def test_a_small_training_in_auto_equals_one_in_fp32(monkeypatch: pytest.MonkeyP
         made.fit()
         states.append(made.state())
     assert all(value.equal(states[1][name]) for name, value in states[0].items())
+
+
+# --- fp32 that is fp32 ------------------------------------------------------------------------------------------------
+
+
+def gpu_settings() -> tuple[Any, ...]:
+    """What torch would do on a GPU; the settings are there without one."""
+    cudnn: Any = torch.backends.cudnn
+    found = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, torch.backends.cuda.matmul.fp32_precision
+    return (*found, cudnn.deterministic, cudnn.benchmark)
+
+
+EXACT = ("ieee", "ieee", True, False)
+
+
+@pytest.mark.parametrize("before", ["nothing", "high", "all", "benchmark"])
+def test_on_a_gpu_fp32_is_fp32_and_what_was_set_comes_back(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = gpu_settings()
+    try:
+        if before == "high":
+            torch.backends.cuda.matmul.fp32_precision = "tf32"
+        elif before == "all":
+            torch.backends.fp32_precision = "tf32"  # type: ignore[attr-defined]
+        elif before == "benchmark":
+            torch.backends.cudnn.benchmark = True
+        held = gpu_settings()
+        with exact("cuda:0"):
+            conv, rnn, matmul, *rest = gpu_settings()
+            assert (conv, rnn, *rest) == EXACT
+            assert matmul != "tf32"
+            assert torch.backends.cudnn.allow_tf32 is False  # the older question has an answer too
+            with exact(torch.device("cuda")):
+                pass
+            assert gpu_settings()[:2] == ("ieee", "ieee"), "the inner one put them back"
+        assert gpu_settings() == held
+    finally:
+        torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cuda.matmul.fp32_precision = found[2]
+    assert gpu_settings() == found
+
+
+def test_a_processor_needs_no_settings() -> None:
+    before = gpu_settings()
+    with exact("cpu"):
+        assert gpu_settings() == before
+
+
+def test_of_several_threads_the_last_puts_the_settings_back() -> None:
+    before, inside, go = gpu_settings(), threading.Barrier(2), threading.Event()
+
+    def other() -> None:
+        with exact("cuda"):
+            inside.wait(10)
+            go.wait(10)
+            seen.append(gpu_settings()[0])
+
+    seen: list[str] = []
+    thread = threading.Thread(target=other)
+    thread.start()
+    with exact("cuda"):
+        inside.wait(10)
+    assert gpu_settings() != before, "the other one still counts on them"
+    go.set()
+    thread.join(10)
+    assert seen == ["ieee"]
+    assert gpu_settings() == before
+
+
+def test_an_error_inside_puts_the_settings_back() -> None:
+    before = gpu_settings()
+    with pytest.raises(ValueError, match="inside"), exact("cuda"):
+        raise ValueError("inside")
+    assert gpu_settings() == before

@@ -29,6 +29,7 @@ from headstart.records import Card, Item
 from headstart.ship.model import Model
 from headstart.sources.base import evaluating
 from headstart.transfer.net import TransferNet
+from headstart.transfer.precision import exact
 
 __all__ = ["Box", "Look", "covered", "flip", "heat_maps", "look", "looked_at", "overlay", "shares_of_picture"]
 
@@ -38,6 +39,7 @@ Box = tuple[float, float, float, float]
 
 _SIDES = (1 / 8, 1 / 4, 3 / 8, 1 / 2)  # of the grey boxes, as shares of the view's sides
 _TOGETHER = 32  # views that are computed at a time
+_ROUNDING = 1e-6  # of a logit, that the brightest place must speak: what is less is the rounding of the gradient
 _MARKED = 0.2  # of the view: the part that the map marks most
 _OUTSIDE = 255  # the palette's entry for what the network did not see
 _INFERNO = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))  # matplotlib's, at five places
@@ -54,7 +56,7 @@ def heat_maps(net: TransferNet, card: Card, views: Tensor, classes: Sequence[int
     """
     device = next(net.parameters()).device
     found: list[Array | None] = []
-    with evaluating(net), torch.inference_mode(False), torch.enable_grad():
+    with evaluating(net), exact(device), torch.inference_mode(False), torch.enable_grad():
         for start in range(0, len(views), _TOGETHER):
             part = slice(start, start + _TOGETHER)
             inputs = normalise(views[part].to(device), card).contiguous(memory_format=torch.channels_last)
@@ -74,7 +76,8 @@ def _maps(net: TransferNet, inputs: Tensor, wanted: Tensor) -> list[Array | None
         return [None] * len(inputs)
     tops = made.flatten(1).amax(1)
     rows = (made / tops.clamp_min(1e-30)[:, None, None]).cpu().numpy().astype(np.float32)
-    return [row if float(top) > 0 and np.isfinite(row).all() else None for row, top in zip(rows, tops, strict=True)]
+    there = [float(top) > _ROUNDING for top in tops]
+    return [row if bright and np.isfinite(row).all() else None for row, bright in zip(rows, there, strict=True)]
 
 
 def _gradient(logits: Tensor, wanted: Tensor, of: Sequence[Tensor]) -> Sequence[Tensor | None]:
@@ -273,7 +276,7 @@ def _grey(card: Card) -> Tensor:
 def _chances(model: Model, views: Tensor) -> Array:
     """Calibrated probabilities of uint8 views, in batches."""
     rows = []
-    with evaluating(model.net), torch.inference_mode():
+    with evaluating(model.net), exact(model.device), torch.inference_mode():
         for start in range(0, len(views), _TOGETHER):
             inputs = normalise(views[start : start + _TOGETHER].to(model.device), model.card).contiguous(
                 memory_format=torch.channels_last

@@ -24,6 +24,7 @@ from headstart.ship.explain import Look, covered, flip, look, overlay, shares_of
 from headstart.ship.model import Model, Prediction
 from headstart.ship.neighbours import Neighbour, Neighbours
 from headstart.sources.base import evaluating
+from headstart.transfer.precision import exact
 
 __all__ = ["explain_items", "features_of", "write_explanations"]
 
@@ -70,7 +71,7 @@ def _explained(model: Model, item: Item, answer: Prediction, neighbours: Neighbo
 
 def features_of(model: Model, view: torch.Tensor) -> np.ndarray:
     """The features (d,) of one uint8 view (3, h, w)."""
-    with evaluating(model.net), torch.inference_mode():
+    with evaluating(model.net), exact(model.device), torch.inference_mode():
         inputs = normalise(view[None].to(model.device), model.card)
         row: np.ndarray = model.net.source(inputs, model.net.pooling)[0].float().cpu().numpy()
     return row

@@ -32,9 +32,12 @@ from headstart.ship._record import AGAIN, BLANK, KEYS, read_record, temperature_
 from headstart.ship.answers import UNKNOWN, Answers, Prediction, items_of, predictions
 from headstart.ship.learned import LEARNED, STATISTICS, Learned
 from headstart.sources import open_source
+from headstart.transfer.engine import pick_device
 from headstart.transfer.heads import FittedHead
 from headstart.transfer.memory import in_pieces
 from headstart.transfer.net import TransferNet
+from headstart.transfer.precision import exact
+from headstart.transfer.runner import filled
 
 __all__ = ["UNKNOWN", "Answers", "Model", "Prediction", "find_model_folder", "load", "record_bytes", "softmax"]
 
@@ -81,9 +84,12 @@ class Model:
         return self.net.source.card
 
     def to(self, device: str) -> Model:
-        """Move to a device; returns the model."""
-        self.net.to(device=device)
-        self.device = device
+        """Move to a device: "cpu", "cuda", "mps", or "auto" for a GPU where there is one; returns the model.
+
+        Raises SettingsError for a device that this machine lacks.
+        """
+        self.device = pick_device(device)
+        self.net.to(device=self.device)
         return self
 
     # --- answers ------------------------------------------------------------------------------------------------
@@ -111,11 +117,14 @@ class Model:
             for batch in batches(Views(items, self.card), order, workers=0 if len(items) == 1 else None):
                 skipped += batch.skipped
                 if len(batch.index):
-                    before = at_once
-                    parts, at_once = in_pieces(self._forward, batch.images, at_once)
+                    before, images = at_once, batch.images
+                    # On a GPU the numbers must not depend on how many pictures came together: always a full batch.
+                    images = images if self.device == "cpu" else filled(images, batch_size)
+                    parts, at_once = in_pieces(self._forward, images, at_once)
                     if at_once < before:
                         reporter.note(f"memory ran out: answers are computed for {at_once} images at a time")
-                    table[batch.index], known[batch.index] = map(np.concatenate, zip(*parts, strict=True))
+                    found = [np.concatenate(column)[: len(batch.index)] for column in zip(*parts, strict=True)]
+                    table[batch.index], known[batch.index] = found
                 bar.advance(len(batch.index) + len(batch.skipped))
         return Answers(table, known, tuple(skipped))
 
@@ -131,7 +140,7 @@ class Model:
 
     def _computed(self, images: Tensor) -> tuple[np.ndarray, np.ndarray]:
         inputs = augment.normalise(images.to(self.device), self.card).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact(self.device):
             logits, features = (part.float().cpu().numpy() for part in self.net.both(inputs))
         logits = logits / np.float32(self.temperature)
         if self.reject is None:

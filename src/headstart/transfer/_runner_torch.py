@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from headstart.data.augment import normalise
 from headstart.records import Card
+from headstart.transfer.precision import exact
 
 __all__ = ["Compute", "folded", "prepared", "torch_compute"]
 
@@ -35,7 +36,8 @@ def torch_compute(module: nn.Module, card: Card, *, device: str, precision: str)
 
     def compute(images: Tensor) -> np.ndarray:
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        halves = torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bf16")
+        with torch.inference_mode(), exact(device), halves:
             there = images.pin_memory().to(device, non_blocking=True) if kind == "cuda" else images.to(device)
             rows: np.ndarray = module(normalise(there, card)).float().cpu().numpy()
         return rows

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from headstart.errors import SettingsError
 from headstart.settings import Settings
 from headstart.sources.base import evaluating
-from headstart.transfer.kernels import QuickBf16
-from headstart.transfer.precision import Verdict, has_fast_bf16, try_bf16
+from headstart.transfer.kernels import QuickBf16, kept_memory
+from headstart.transfer.precision import Verdict, exact, has_fast_bf16, try_bf16
 
 __all__ = ["Engine", "pick_device"]
 
@@ -37,6 +37,9 @@ def pick_device(wanted: str) -> str:
         raise SettingsError(f"unknown device {wanted!r}", remedy="Use auto, cpu, cuda, cuda:N or mps.") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device cuda was asked for, and torch sees no GPU", remedy="Use --device auto or cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        sees = f"{(n := torch.cuda.device_count())} GPU{'s' * (n != 1)}"
+        raise SettingsError(f"device {wanted} was asked for, and torch sees {sees}", remedy="Use --device cuda.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise SettingsError("device mps was asked for, and this machine has none", remedy="Use --device auto or cpu.")
     if device.type not in ("cpu", "cuda", "mps"):
@@ -91,6 +94,10 @@ class Engine:
             return nullcontext()
         held: AbstractContextManager[Any] = self._accelerator.no_sync(model)
         return held
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """What holds while it computes: memory that is kept on a processor, numbers that repeat on a GPU."""
+        return kept_memory() if self.device.type == "cpu" else exact(self.device)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 where training uses it."""

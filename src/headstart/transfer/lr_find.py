@@ -21,6 +21,7 @@ from headstart.tasks import Task
 from headstart.transfer.feeds import Feed
 from headstart.transfer.groups import freeze, hold_norms, parameter_groups
 from headstart.transfer.memory import in_pieces
+from headstart.transfer.precision import exact
 from headstart.transfer.schedule import epoch_order, step_seed
 from headstart.transfer.steps import Samples, lone_images, make_optimizer
 
@@ -59,6 +60,7 @@ def find_rate(
         hold_norms(trial.source)
     cuda = [torch.device(device)] if device.startswith("cuda") else []
     with (
+        exact(device),
         torch.random.fork_rng(devices=cuda),
         reporter.progress("Finding the learning rate", _STEPS, unit="steps") as bar,
     ):

@@ -7,14 +7,16 @@ weights and batch norm) answers it with another gradient altogether, and such a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LEAST_WORK", "Verdict", "has_fast_bf16", "try_bf16"]
+__all__ = ["LEAST_WORK", "Verdict", "exact", "has_fast_bf16", "try_bf16"]
 
 LEAST_WORK = 4e9
 """Multiply-adds of one batch forward from which bf16 is tried on a CPU.
@@ -48,6 +50,61 @@ def has_fast_bf16(device: str) -> bool:
         return False
     able = torch.cpu.get_capabilities()
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+class _Held:
+    """The process's settings of the GPU libraries, while somebody inside `exact` counts on them."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._before: list[tuple[Any, str, Any]] = []
+
+    def enter(self) -> None:
+        """Set them; the first who comes remembers what they were."""
+        cudnn: Any = torch.backends.cudnn  # its types know nothing of what is new
+        matmul = torch.backends.cuda.matmul
+        with self._lock:
+            self._inside += 1
+            if self._inside > 1:
+                return
+            wanted: list[tuple[Any, str, Any]] = []
+            with suppress(RuntimeError):  # torch's older switch, which cannot be read where its newer ones disagree
+                wanted = [(cudnn, "allow_tf32", False)] if cudnn.allow_tf32 else []
+            wanted += [(cudnn.conv, "fp32_precision", "ieee"), (cudnn.rnn, "fp32_precision", "ieee")]
+            if matmul.fp32_precision == "tf32":  # not by default
+                wanted.append((matmul, "fp32_precision", "ieee"))
+            wanted += [(cudnn, "deterministic", True), (cudnn, "benchmark", False)]
+            self._before = [(place, name, getattr(place, name)) for place, name, _ in wanted]
+            for place, name, value in wanted:
+                setattr(place, name, value)
+
+    def leave(self) -> None:
+        """Put them back when the last one leaves."""
+        with self._lock:
+            self._inside -= 1
+            while not self._inside and self._before:
+                setattr(*self._before.pop())
+
+
+_HELD = _Held()
+
+
+@contextmanager
+def exact(device: torch.device | str) -> Iterator[None]:
+    """On an NVIDIA GPU: fp32 that is fp32, and the same bits for the same work. Elsewhere it is so anyway.
+
+    By default torch lets cuDNN round the factors of fp32 convolutions to TF32, 10 bits after the point (features are
+    off by 1e-3 then, and answers differ from those of a processor), and take algorithms whose sums differ from call to
+    call. The settings are the process's: several threads may be inside, and what was set before comes back after.
+    """
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    _HELD.enter()
+    try:
+        yield
+    finally:
+        _HELD.leave()
 
 
 def try_bf16(

@@ -16,6 +16,7 @@ from headstart.data.loader import Views, batches
 from headstart.records import Block
 from headstart.sources.base import evaluating
 from headstart.transfer.net import TransferNet
+from headstart.transfer.precision import exact
 from headstart.transfer.steps import Samples
 
 __all__ = ["ITEMS", "gradient_ratios", "lowest_asked"]
@@ -43,7 +44,7 @@ def gradient_ratios(
     asked = {name: parameter.requires_grad for name, parameter in state.items()}
     sums = {block.name: 0.0 for block in net.source.blocks if block.parameters}
     net.to(device=device)
-    with evaluating(net), torch.enable_grad():
+    with evaluating(net), exact(device), torch.enable_grad():
         for parameter in net.parameters():
             parameter.requires_grad_(True)
         for batch in batches(Views(items, net.source.card, hashes=hashes), order):

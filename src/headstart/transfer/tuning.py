@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,6 @@ from headstart.transfer.engine import Engine
 from headstart.transfer.feeds import Feed, Halted, predict_logits
 from headstart.transfer.groups import Frozen, hold_norms, parameter_groups
 from headstart.transfer.interrupt import Stop
-from headstart.transfer.kernels import kept_memory
 from headstart.transfer.memory import halved, ran_out
 from headstart.transfer.net import TransferNet
 from headstart.transfer.schedule import epoch_order, rate_factor, step_seed
@@ -136,7 +134,7 @@ class Trainer:
         weights, self.task = weights.to(self.engine.device) if weights is not None else None, task
         own = [self.engine.device] if self.engine.device.type == "cuda" else []
         self.feed.remember(val.items)
-        with self._memory(), torch.random.fork_rng(devices=own), self.stop.deferred():
+        with self.engine.at_work(), torch.random.fork_rng(devices=own), self.stop.deferred():
             at = self._restore(train, val)
             if at.epoch == 0:
                 at = self._end_epoch(at, val)
@@ -379,7 +377,7 @@ class Trainer:
 
     def predict(self, items: Sequence[Item]) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 (n, classes) of the centre views and which could be read (n,); see `predict_logits`."""
-        with self._memory():
+        with self.engine.at_work():
             return self._answers(items)
 
     def _answers(
@@ -391,9 +389,6 @@ class Trainer:
             self.result.notes.append(f"memory ran out: answers are computed for {self.feed.at_once} images at a time")
             self.reporter.note(self.result.notes[-1])
         return found
-
-    def _memory(self) -> AbstractContextManager[None]:
-        return kept_memory() if self.engine.device.type == "cpu" else nullcontext()
 
     # --- state --------------------------------------------------------------------------------------------------
 
