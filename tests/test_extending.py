@@ -23,6 +23,7 @@ from headstart.sealed import read_sealed, run_of
 from headstart.ship.learned import STATISTICS, read_learned
 from headstart.ship.model import Model, load
 from headstart.sources import open_source
+from headstart.transfer.engine import pick_device
 from headstart.transfer.features import Pass, embed
 from headstart.transfer.heads import fit_head
 from toydata import CLASSES, folder_hash, picture
@@ -96,7 +97,7 @@ def retrained(run: Path, folders: Sequence[Path], views: Sequence[View], *, spli
         items = [item for item in dataset.items if item.split in splits]
         labels += [classes.index(dataset.classes[item.label or 0]) for item in items]
         for table, view in zip(tables, views, strict=True):
-            how = Pass(view=view, engine="torch")
+            how = Pass(view=view, engine="torch", device=pick_device("auto"))  # as the run had it
             table.append(embed(open_source("toy"), items, hashes=facts.hashes, how=how).array)
     X, y = np.concatenate([np.concatenate(table) for table in tables]), np.tile(labels, len(views))
     chosen, kind = told["head"]["chosen"], told["head"]["kind"]

@@ -25,7 +25,8 @@ from headstart.transfer.net import TransferNet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 FULL: dict[str, Any] = {
-    "source": "toy", "strategy": "full", "epochs": 3, "batch_size": 16, "lr": "1e-3", "cache": False,
+    "source": "toy", "strategy": "full", "epochs": 3, "batch_size": 16, "lr": "1e-2", "cache": False,
+    "probe_first": False, "interpolate": False,
 }  # fmt: skip
 
 
@@ -52,10 +53,12 @@ def test_features_are_those_of_a_processor(address: str) -> None:
     assert np.array_equal(single, rows[5]), "a row follows what stands beside it"
 
 
-def test_fine_tuning_gives_the_same_weights_again(split_shapes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fine_tuning_gives_the_same_weights_again(precision: str, split_shapes: Path, tmp_path: Path) -> None:
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
     for name in ("one", "two"):
-        headstart.fit(split_shapes, tmp_path / name, **FULL)
+        run = headstart.fit(split_shapes, tmp_path / name, **FULL, precision=precision).run
+        assert not any("weights of epoch 0" in note for note in run["notes"]), "nothing was trained that counts"
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
     assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32) == before
 
