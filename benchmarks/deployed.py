@@ -23,7 +23,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,13 @@ all sides in turn. MACs are those of the network."""
 Side = Model | ExportedModel
 
 
-def made(run: Path, data: Path, source: Path) -> dict[str, Path | str]:
+def made(run: Path, data: Path, source: Path, *, speedups: Sequence[int] = SPEEDUPS) -> dict[str, Path | str]:
     """The folder of every side by its name, or why there is none; what stands there already is kept."""
     if not (run / "run.json").is_file():
         headstart.fit(data, run, source=str(source), strategy="frozen", reporter=Plain())
     found: dict[str, Path | str] = {"torch": run / "model"}
     found |= exports(run, "")
-    for speedup in SPEEDUPS:
+    for speedup in speedups:
         place = run / "pruned" / f"speedup-{speedup}"
         if not (place / "curve.json").is_file():
             headstart.prune(run, speedup=speedup, out=place, reporter=Plain())
@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--data", nargs="+", default=list(DATA))
     parser.add_argument("--source", nargs="+", default=list(SOURCES))
+    parser.add_argument("--speedups", nargs="+", type=int, default=list(SPEEDUPS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "deployed.md")
     options = parser.parse_args()
@@ -208,7 +209,8 @@ def main() -> None:
             run, case = options.work / f"{data}-{source.partition('.')[0]}", f"{data}, {source}"
             facts = found["cases"].setdefault(case, {})
             if "make" in options.parts:
-                sides = made(run, SHARED / "data" / data, SHARED / "sources" / source)
+                places = SHARED / "data" / data, SHARED / "sources" / source
+                sides = made(run, *places, speedups=options.speedups)
                 facts["sides"] = {name: [str(place), isinstance(place, Path)] for name, place in sides.items()}
                 facts["judged"] = judged(run, sides)
             sides = {name: Path(place) if there else place for name, (place, there) in facts["sides"].items()}

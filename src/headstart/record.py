@@ -16,6 +16,7 @@ import numpy as np
 from headstart import __version__, files, report, runfolder
 from headstart.data import decode
 from headstart.data.augment import View
+from headstart.data.cores import processor
 from headstart.data.facts import data_facts
 from headstart.data.licence import find_licence
 from headstart.errors import RunError, UnreadableImage
@@ -205,7 +206,7 @@ def environment(bench: Bench) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
@@ -234,15 +235,6 @@ def begun(bench: Bench, before: Mapping[str, Any] | None, *, where: Path | None)
     if unlike := [f"{name} {old}, now {new}" for name, old, new in pairs if new != old]:
         bench.reporter.note(f"the run was begun with {'; '.join(unlike)}: last digits may differ")
     return now
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def build_model(bench: Bench, chosen: Candidate, record: Mapping[str, Any]) -> Model:

@@ -30,7 +30,7 @@ from headstart.records import Plan
 from headstart.ship.distil import RATES, distil, distilling, resized
 from headstart.ship.importance import IMPORTANCES, importance, refit
 from headstart.ship.model import Model
-from headstart.ship.prune import choose, costs, find_groups, smaller
+from headstart.ship.prune import Group, choose, costs, find_groups, smaller
 from headstart.sources.base import Source
 from headstart.stages import Bench
 from headstart.transfer.heads import fit_head
@@ -224,14 +224,20 @@ class Shrinking:
         sides = self._sides(before, share)
         kinds = IMPORTANCES if not self.importance else (self.importance,)
         first = own if own in sides else sides[0]
-        found = {kind: self._cut(before, kind, goal, first) for kind in kinds}
+        groups = find_groups(before.net.source, self.plan.pooling)
+        images = resized(self.images, own) if own else self.images
+        scores = {
+            kind: importance(kind, before.net, groups, images[:_RANKED], seed=self.bench.settings.seed)
+            for kind in kinds
+        }
+        found = {kind: self._cut(before, (groups, scores[kind]), images, goal, first) for kind in kinds}
         if not self.importance:
             self.importance = min(kinds, key=lambda kind: found[kind].apart)
             self.tried = {kind: round(cut.apart, 4) for kind, cut in found.items()}
         cuts = {first: found[self.importance]}
         for side in sides:
             if side not in cuts:
-                cuts[side] = self._cut(before, self.importance, goal, side)
+                cuts[side] = self._cut(before, (groups, scores[self.importance]), images, goal, side)
         best = min(cuts, key=lambda side: (cuts[side].missed, cuts[side].apart))
         return cuts[best], {str(side): round(cuts[side].apart, 4) for side in sorted(cuts, reverse=True) if side}
 
@@ -270,14 +276,17 @@ class Shrinking:
         except SourceError:
             return False
 
-    def _cut(self, before: Point, kind: str, goal: float, side: int) -> _Cut:
-        """The network for pictures of this size, cut by one kind of importance and fitted anew."""
-        net, pooling, what = before.net, self.plan.pooling, self.aim.what
+    def _cut(
+        self, before: Point, judged: tuple[list[Group], dict[str, np.ndarray]], images: Tensor, goal: float, side: int
+    ) -> _Cut:
+        """The network for pictures of this size, cut where its groups' `judged` channels are worth least, fitted anew.
+
+        `images` are of the size that the network takes before.
+        """
+        net, pooling, what, (groups, scores) = before.net, self.plan.pooling, self.aim.what, judged
         own = net.source
         made = own.sized(side) if side else own
-        groups, counted = find_groups(own, pooling), costs(made, pooling)
-        images = resized(self.images, _side(own)) if _side(own) else self.images
-        scores = importance(kind, net, groups, images[:_RANKED], seed=self.bench.settings.seed)
+        counted = costs(made, pooling)
         kept = choose(groups, scores, counted, what=what, share=min(1.0, goal / counted.total(what)))
         source, left = smaller(made, groups, kept)
         refit(source, own, left, images, pooling=pooling)

@@ -11,7 +11,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 
 from headstart.data import decode
 from headstart.data.augment import center_view, draft_side
+from headstart.data.cores import processor
 from headstart.errors import DataError, UnreadableImage
 from headstart.judge.calibration import softmax
 from headstart.judge.intervals import paired_bootstrap
@@ -216,7 +216,4 @@ def machine() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {"processor": named or platform.machine(), "platform": platform.platform(), "versions": versions}
+    return {"processor": processor(), "platform": platform.platform(), "versions": versions}
