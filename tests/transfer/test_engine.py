@@ -58,7 +58,7 @@ def test_auto_stays_open_where_bf16_is_fast_and_is_fp32_elsewhere(
 ) -> None:
     from headstart.transfer.engine import _precision
 
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda **_: True)
     monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     told = (_precision("auto", "cuda:1"), _precision("fp32", "cuda"), _precision("auto", "cpu"))
     assert told == ("auto", "fp32", "fp32")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,9 +96,18 @@ def test_machines_tell_whether_they_have_bf16(monkeypatch: pytest.MonkeyPatch) -
     ):
         monkeypatch.setattr("torch.cpu.get_capabilities", lambda able=able: able)
         assert has_fast_bf16("cpu") is wanted
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
-    assert has_fast_bf16("cuda:1")
     assert not has_fast_bf16("mps")
+
+
+@pytest.mark.parametrize(("generation", "fast"), [(7, False), (8, True), (9, True)])
+def test_a_card_that_only_emulates_bf16_is_not_fast_in_it(
+    generation: int, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(major=generation))
+    monkeypatch.setattr("torch.cuda._check_bf16_tensor_supported", lambda _: True)
+    assert has_fast_bf16("cuda:1") is fast
 
 
 def test_one_process_that_sees_harm_keeps_all_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:

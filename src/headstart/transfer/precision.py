@@ -45,7 +45,7 @@ class Verdict:
 def has_fast_bf16(device: str) -> bool:
     """Whether the device computes matrix products in bf16 by itself, rather than by casting to fp32 and back."""
     if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if not device.startswith("cpu"):
         return False
     able = torch.cpu.get_capabilities()
