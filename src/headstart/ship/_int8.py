@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,12 +68,16 @@ def _kept(made: Any, tensors: Iterable[Any], narrow: type) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def quantised(data: bytes, pictures: Iterable[npt.NDArray[np.uint8]]) -> bytes:
-    """The graph with its network in int8: static, weights by channel, ranges measured on decoded pictures (h, w, 3)."""
+def quantised(data: bytes, pictures: Sequence[npt.NDArray[np.uint8]]) -> bytes:
+    """The graph with its network in int8: static, weights by channel, ranges measured on decoded pictures (h, w, 3).
+
+    Before that the biases are shifted by what the rounding of the weights does in the mean: see `_balance`.
+    """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     made = onnx.load_from_string(data)
+    _balance(made, pictures)
     network = [node.name for node in made.graph.node if _NETWORK in node.name]
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
@@ -87,6 +91,64 @@ def quantised(data: bytes, pictures: Iterable[npt.NDArray[np.uint8]]) -> bytes:
     facts = {entry.key: entry.value for entry in made.metadata_props}
     onnx.helper.set_model_props(smaller, facts)
     return bytes(smaller.SerializeToString())
+
+
+def _balance(made: Any, pictures: Sequence[npt.NDArray[np.uint8]]) -> None:
+    """Shift the convolutions' biases, so that no channel moves in the mean when the weights are rounded; in place.
+
+    The shift is the weights' error times the mean of what they read, on `pictures` (Nagel et al. 2019, "Data-free
+    quantization through weight equalization and bias correction", section 4.2). A filter for edges adds up to nothing
+    on a smooth picture, and its rounded weights do not: MobileNetV2 0.35 lost 16 points on pictures of 32 pixels blown
+    up to 224, and one with this.
+    """
+    from onnx import numpy_helper
+
+    arrays = {tensor.name: tensor for tensor in made.graph.initializer}
+    nodes = [n for n in made.graph.node if n.op_type == "Conv" and _NETWORK in n.name and n.input[1] in arrays]
+    means = _means(made, [node.input[0] for node in nodes], pictures)
+    for node in nodes:
+        weight = numpy_helper.to_array(arrays[node.input[1]]).astype(np.float64)
+        outs, places = len(weight), tuple(range(2, weight.ndim))
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        error = _error(weight).sum(places).reshape(groups, outs // groups, -1)
+        shift = np.einsum("goc,gc->go", error, means[node.input[0]].reshape(groups, -1)).reshape(-1)
+        before = numpy_helper.to_array(arrays[node.input[2]]) if len(node.input) > 2 else np.zeros(outs)
+        name = f"{node.name}.bias"  # of its own: two may share one
+        made.graph.initializer.append(numpy_helper.from_array((before - shift).astype(np.float32), name))
+        del node.input[2:]
+        node.input.append(name)
+
+
+def _error(weight: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What rounding to int8, symmetric and with a scale for each output channel, adds to a layer's weights."""
+    most = np.abs(weight).reshape(len(weight), -1).max(1)
+    scale = np.where(most > 0, most, 1.0).reshape(-1, *[1] * (weight.ndim - 1)) / 127
+    error: npt.NDArray[np.float64] = np.round(weight / scale) * scale - weight
+    return error
+
+
+def _means(
+    made: Any, names: Iterable[str], pictures: Sequence[npt.NDArray[np.uint8]]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The mean of some tensors (1, channels, ...) by channel, over pictures."""
+    import onnx
+    import onnxruntime
+
+    watched, asked = onnx.ModelProto(), list(dict.fromkeys(names))
+    watched.CopyFrom(made)
+    told = {output.name for output in made.graph.output}
+    watched.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in asked if name not in told
+    )
+    how = onnxruntime.SessionOptions()
+    how.log_severity_level = 3
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), how, providers=["CPUExecutionProvider"])
+    total: dict[str, npt.NDArray[np.float64]] = {}
+    for picture in pictures if asked else ():
+        for name, value in zip(asked, session.run(asked, {"images": picture[None]}), strict=True):
+            mean = value.mean(axis=(0, *range(2, value.ndim)), dtype=np.float64)
+            total[name] = total[name] + mean if name in total else mean
+    return {name: value / len(pictures) for name, value in total.items()}
 
 
 @contextmanager

@@ -93,8 +93,9 @@ _HELD = _Held()
 def exact(device: torch.device | str) -> Iterator[None]:
     """On an NVIDIA GPU: fp32 that is fp32, and the same bits for the same work. Elsewhere it is so anyway.
 
-    By default torch lets cuDNN round the factors of fp32 convolutions to TF32, 10 bits after the point (probabilities of
-    a small network moved by 1e-3 on an H100), and take algorithms whose sums differ from call to call. The settings are the process's: several threads may be inside, and what was set before comes back after.
+    By default torch lets cuDNN round the factors of fp32 convolutions to TF32, 10 bits after the point (probabilities
+    of a small network moved by 1e-3 on an H100), and take algorithms whose sums differ from call to call. The settings
+    are the process's: several threads may be inside, and what was set before comes back after.
     """
     if torch.device(device).type != "cuda":
         yield
