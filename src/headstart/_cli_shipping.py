@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -105,8 +105,7 @@ def explain(
 ) -> None:
     """Show where the model looked, what would flip its answer, and the training pictures most like a picture."""
     reporter = reporter_for(quiet=quiet)
-    words: dict[str, Any] = {"data": data, "neighbours": neighbours, "device": device}
-    found = shipping().explain(run, files, out, **words, reporter=reporter)
+    found = shipping().explain(run, files, out, data=data, neighbours=neighbours, device=device, reporter=reporter)
     if as_json:
         print_json(found)
     elif not quiet:

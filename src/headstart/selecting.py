@@ -45,7 +45,7 @@ def select(bench: Bench, model: Model, aim: Aim, *, chosen: Mapping[str, Any]) -
         )
     work = Shrinking(bench, model, aim, None, dict(chosen))
     group = _last(find_groups(bench.source, "native"), bench)
-    rows = answers(work.whole, work.train.items, hashes=work.train.hashes, device=work.bench.device)[1]
+    rows = answers(bench, work.whole, work.train)[1]
     there = np.asarray(np.isfinite(rows).all(axis=1))
     X, y = rows[there], work.train.labels[there]
     with bench.reporter.stage("Ranking features"):

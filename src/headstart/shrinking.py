@@ -216,7 +216,7 @@ class Shrinking:
         return self._features(self.whole)
 
     def _features(self, net: TransferNet) -> np.ndarray:
-        return answers(net, self.val.items, hashes=self.val.hashes, device=self.bench.device)[1]
+        return answers(self.bench, net, self.val)[1]
 
     def _least(self, before: Point, goal: float, share: float) -> tuple[_Cut, dict[str, float]]:
         """The cut that answers most as the whole network does, and how far those of every size of pictures are."""
@@ -330,10 +330,10 @@ class Shrinking:
 
     def _validated(self, net: TransferNet) -> np.ndarray:
         """Logits of the validation items; of frozen features by the run's kind of head, fitted on training items."""
-        logits, features = answers(net, self.val.items, hashes=self.val.hashes, device=self.bench.device)
+        logits, features = answers(self.bench, net, self.val)
         if not self.frozen:
             return logits
-        rows = answers(net, self.train.items, hashes=self.train.hashes, device=self.bench.device)[1]
+        rows = answers(self.bench, net, self.train)[1]
         there = np.isfinite(rows).all(axis=1)
         fixed = self.chosen if self.plan.head != "mlp" else None
         head = fit_head(
@@ -345,7 +345,7 @@ class Shrinking:
     def _guide(self, source: Source) -> nn.Module:
         """A linear head that shows what of frozen features matters, fitted on the training items."""
         bare = TransferNet(source, nn.Identity(), pooling=self.plan.pooling)
-        rows = answers(bare, self.train.items, hashes=self.train.hashes, device=self.bench.device)[1]
+        rows = answers(self.bench, bare, self.train)[1]
         there = np.isfinite(rows).all(axis=1)
         found = fit_head(
             "linear", rows[there], self.train.labels[there], n_classes=self.bench.n_classes,
@@ -415,9 +415,7 @@ def timed(nets: Sequence[TransferNet]) -> list[dict[str, float]]:
 def tuned_candidate(bench: Bench, net: TransferNet, plan: Plan) -> Candidate:
     """A network that was trained with its head, with its answers on all splits."""
     parts = {name: part for name in ("train", "val", "test") if len((part := bench.samples(name)).items)}
-    logits = {
-        name: answers(net, part.items, hashes=part.hashes, device=bench.device)[0] for name, part in parts.items()
-    }
+    logits = {name: answers(bench, net, part)[0] for name, part in parts.items()}
     return Candidate(
         plan, net, head_of(plan.head, net.head), logits, {"axis": "epochs", "points": []},
         trained_parameters=sum(p.numel() for p in net.parameters()), seconds=0.0, frozen=proof([], 0, "", ""),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,16 @@ from headstart.errors import DataError
 from headstart.judge.calibration import before_after, softmax
 from headstart.judge.trust import fit_trust, measure_reject
 from headstart.outlook import OutOfFold
-from headstart.records import Item
 from headstart.settings import Settings
 from headstart.stages import Bench, Candidate, groups_of
 from headstart.transfer.net import TransferNet
 from headstart.transfer.precision import exact
+from headstart.transfer.steps import Samples
 
 __all__ = ["answers", "made_trustworthy"]
 
 Rows = tuple[np.ndarray, np.ndarray]
+_BATCH = 64  # pictures that are computed together
 
 
 def made_trustworthy(
@@ -77,22 +77,20 @@ def _rows(bench: Bench, chosen: Candidate, split: str) -> Rows:
     """Logits and the network's own pooled features of a split."""
     if chosen.plan.strategy == "frozen":
         return chosen.logits[split], bench.features(chosen.plan.pooling, split)
-    samples = bench.samples(split)
-    return answers(chosen.net, samples.items, hashes=samples.hashes)
+    return answers(bench, chosen.net, bench.samples(split))
 
 
-def answers(
-    net: TransferNet, items: Sequence[Item], *, hashes: Sequence[str] = (), batch_size: int = 64, device: str = "cpu"
-) -> Rows:
+def answers(bench: Bench, net: TransferNet, samples: Samples) -> Rows:
     """Logits (n, classes) and pooled features (n, d) of the centre views, rows of NaN for what cannot be read.
 
-    `hashes` are the sha256 that the pictures' bytes must have, as in Views. The network comes back to the processor.
+    They are computed on the bench's device; the network comes back to the processor.
     """
-    order = [np.arange(start, min(start + batch_size, len(items))) for start in range(0, len(items), batch_size)]
+    items, device = samples.items, bench.device
+    order = [np.arange(start, min(start + _BATCH, len(items))) for start in range(0, len(items), _BATCH)]
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     net.eval().to(device=device)
     with torch.inference_mode(), exact(device):
-        for batch in batches(Views(items, net.source.card, hashes=hashes), order):
+        for batch in batches(Views(items, net.source.card, hashes=samples.hashes), order):
             if not len(batch.index):
                 continue
             images = augment.normalise(batch.images.to(device), net.source.card)
@@ -113,7 +111,8 @@ def _foreign(bench: Bench, chosen: Candidate, settings: Settings) -> dict[str, R
         return {}
     place = Path(settings.foreign).expanduser()
     with bench.reporter.stage(f"Looking at {place.name}, which is of no class"):
-        logits, features = answers(chosen.net, read.find_images([place]), device=bench.device)
+        items = read.find_images([place])
+        logits, features = answers(bench, chosen.net, Samples(tuple(items), np.full(len(items), -1)))
     there = np.isfinite(logits).all(axis=1)
     chances = softmax(logits[there].astype(np.float64) / chosen.temperature)
     name = "/".join(place.resolve().parts[-2:]) if place.name in ("train", "val", "test") else place.name

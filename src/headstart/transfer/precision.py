@@ -1,4 +1,5 @@
-"""The number format of training: bf16 where the machine has it, where it pays and where a check says it does no harm.
+"""The number format of training: bf16 where the machine has it, where it pays and where a check says it does no harm;
+and `exact`: fp32 that is fp32, and repeats, on a GPU too.
 
 The check is made on the first real batch, by the numbers alone and never by the clock, so the same run chooses the same
 format again. bf16 keeps 8 significant bits: a network that doubles the rounding at every layer (a deep one with random
