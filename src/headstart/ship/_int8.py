@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,18 +106,19 @@ def _layers(made: Any) -> list[Any]:
 
 
 def _bias_each(made: Any) -> None:
-    """Give every convolution a bias of its own, the one it had or zeros: a place for its correction; in place."""
+    """Give every convolution a bias of its own, zeros where it has none: a place for its correction; in place."""
     from onnx import numpy_helper
 
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    readers = Counter(name for node in made.graph.node for name in node.input)
     for node in _layers(made):
-        weight = arrays.get(node.input[1])
-        bias = None if weight is None else np.zeros(len(weight), np.float32)
-        bias = arrays.get(node.input[2]) if len(node.input) > 2 else bias
-        if bias is None:
-            continue  # one of the two is computed in the graph: it stays as it is
+        weight, bias = arrays.get(node.input[1]), "".join(node.input[2:])
+        if weight is None or (bias and (bias not in arrays or readers[bias] == 1)):
+            continue  # computed in the graph, or its own already
         name = f"{node.name}.bias"
-        made.graph.initializer.append(numpy_helper.from_array(bias, name))
+        values = arrays[bias] if bias else np.zeros(len(weight), np.float32)
+        made.graph.initializer.append(numpy_helper.from_array(values, name))
+        readers[bias] -= 1
         del node.input[2:]
         node.input.append(name)
 
