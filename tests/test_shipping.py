@@ -193,6 +193,7 @@ def test_the_command_line_exports_and_says_once_who_answers(run: Path, split_sha
     shown = capsys.readouterr().out
     assert "onnx fp16" in shown
     assert "24 held-out pictures" in shown
+    assert "(change +0.0, 0.0 to 0.0 points)" in shown
     assert cli.run(["predict", str(run), str(split_shapes / "test"), "--engine", "onnx", "--json"]) == 0
     shown = capsys.readouterr()
     assert len(json.loads(shown.out)) == 24

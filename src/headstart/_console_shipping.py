@@ -20,7 +20,7 @@ def exported(made: Mapping[str, Any]) -> None:
         ("export", f"{told['to']} {told['precision']}, {size / 1e6:.1f} MB (the model: {before / 1e6:.1f} MB)"),
         ("judged on", f"{made['n']} {where} pictures, {len(made['whole']['flipped'])} with another answer"),
         ("accuracy", f"{percent(change['model'])} as it was, {percent(change['export'])} exported "
-         f"(change {between(change['interval_points'], 1.0, ' points')})"),
+         f"(change {change['change_points']:+.1f}, {between(change['interval_points'], 1.0, ' points')})"),
         ("probabilities", f"differ by {made['network']['max_probability_difference']:.1g} on the same pixels, "
          f"by {made['whole']['max_probability_difference']:.1g} from the file on"),
         ("pixels", f"{pixels['pictures_that_differ']} pictures differ, by {pixels['max_levels']} of 255 at most"),
