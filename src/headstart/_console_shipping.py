@@ -20,7 +20,7 @@ def exported(made: Mapping[str, Any]) -> None:
         ("export", f"{told['to']} {told['precision']}, {size / 1e6:.1f} MB (the model: {before / 1e6:.1f} MB)"),
         ("judged on", f"{made['n']} {where} pictures, {len(made['whole']['flipped'])} with another answer"),
         ("accuracy", f"{percent(change['model'])} as it was, {percent(change['export'])} exported "
-         f"(change {change['change_points']:+.1f}, {between(change['interval_points'], 1.0, ' points')})"),
+         f"(change {_points(change['change_points'], change['interval_points'])})"),
         ("probabilities", f"differ by {made['network']['max_probability_difference']:.1g} on the same pixels, "
          f"by {made['whole']['max_probability_difference']:.1g} from the file on"),
         ("pixels", f"{pixels['pictures_that_differ']} pictures differ, by {pixels['max_levels']} of 255 at most"),
@@ -83,8 +83,8 @@ def pruned(made: Mapping[str, Any]) -> None:
     if test := made["test"]:
         lines.append(
             ("test", f"{percent(test['scores']['accuracy'])} of {test['n']} pictures, the whole model "
-             f"{percent(test['whole']['accuracy'])} (change {test['change_points']:+.1f}, "
-             f"{between(test['change_interval'], 1.0, ' points')})")
+             f"{percent(test['whole']['accuracy'])} "
+             f"(change {_points(test['change_points'], test['change_interval'])})")
         )  # fmt: skip
     lines.append(("written to", made["folder"]))
     for name, text in lines:
@@ -126,6 +126,10 @@ def _named(classes: Sequence[str], counts: Mapping[str, int]) -> str:
     """Some of the classes, each with its pictures."""
     shown = [f"{name} ({counts.get(name, 0)})" for name in classes[:_MOST]]
     return ", ".join([*shown, *([f"and {len(classes) - _MOST} more"] if len(classes) > _MOST else [])]) or "none"
+
+
+def _points(change: float, interval: Sequence[float]) -> str:
+    return f"{change:+.1f}, {between(interval, 1.0, ' points')}"
 
 
 def _pictures(n: int, name: str = "picture") -> str:

@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from headstart.ship.exported import threads
+from headstart.transfer._onnxruntime import session
+
 __all__ = ["ITEMS", "halved", "narrowed", "quantised"]
 
 ITEMS = 64
@@ -127,15 +130,17 @@ def _means(made: Any, pictures: Sequence[Pixels]) -> dict[str, Wide]:
     """The mean over pictures and places of what each convolution gives (channels,), by the convolution's name."""
     import onnx
 
-    watched, layers = onnx.ModelProto(), _layers(made)
+    layers, watched = _layers(made), onnx.ModelProto()
+    if not layers:
+        return {}
     watched.CopyFrom(made)
     told = {output.name for output in made.graph.output}
     names = [node.output[0] for node in layers]
     watched.graph.output.extend(_told(name) for name in names if name not in told)
-    session = _session(watched, whole=True)
+    ready = session(watched.SerializeToString(), threads=threads())
     total = {node.name: np.zeros(1) for node in layers}
-    for picture in pictures if layers else ():
-        for node, value in zip(layers, session.run(names, {_PICTURE: picture[None]}), strict=True):
+    for picture in pictures:
+        for node, value in zip(layers, ready.run(names, {_PICTURE: picture[None]}), strict=True):
             total[node.name] = total[node.name] + _mean(value) / len(pictures)
     return total
 
@@ -154,13 +159,14 @@ def _correct(made: Any, means: dict[str, Wide], pictures: Sequence[Pixels]) -> N
     arrays = {tensor.name: tensor for tensor in made.graph.initializer}
     makers = {name: node for node in made.graph.node for name in node.output}
     layers = [n for n in _layers(made) if n.name in means and _is_rounded(n, makers)]
-    parts = [_part(made, layer.output[0], {_PICTURE, *(other.output[0] for other in layers)}) for layer in layers]
+    ends = {_PICTURE, *(layer.output[0] for layer in layers)}
+    parts = [_part(made, layer.output[0], ends, arrays, makers) for layer in layers]
     reads = [[given.name for given in part.graph.input] for part in parts]
     known: dict[str, list[npt.NDArray[Any]]] = {_PICTURE: [picture[None] for picture in pictures]}
     for n, (layer, part) in enumerate(zip(layers, parts, strict=True)):
-        session = _session(part)
+        ready = session(part.SerializeToString(), threads=threads(), optimised=False)
         given = [[known[name][k] for name in reads[n]] for k in range(len(pictures))]
-        found = [session.run(None, dict(zip(reads[n], values, strict=True)))[0] for values in given]
+        found = [ready.run(None, dict(zip(reads[n], values, strict=True)))[0] for values in given]
         off = sum(_mean(value) for value in found) / len(found) - means[layer.name]
         kept, size = (arrays[name] for name in makers[layer.input[2]].input[:2])
         step = numpy_helper.to_array(size).astype(np.float64)
@@ -179,13 +185,11 @@ def _is_rounded(layer: Any, makers: dict[str, Any]) -> bool:
     return maker is not None and maker.op_type == "DequantizeLinear"
 
 
-def _part(made: Any, output: str, known: set[str]) -> Any:
-    """The part of a graph that computes one tensor from others that are known."""
+def _part(made: Any, output: str, known: set[str], arrays: dict[str, Any], makers: dict[str, Any]) -> Any:
+    """The part of a graph that computes one tensor from others that are known, or from the graph's `arrays`."""
     from onnx import TensorProto, helper
 
-    arrays = {tensor.name: tensor for tensor in made.graph.initializer}
-    makers = {name: n for n, node in enumerate(made.graph.node) for name in node.output}
-    nodes, given, fixed = set[int](), set[str](), set[str]()
+    nodes, given, fixed = set[str](), set[str](), set[str]()  # a node by its first output
     left = [output]
     while left:
         name = left.pop()
@@ -193,12 +197,12 @@ def _part(made: Any, output: str, known: set[str]) -> Any:
             fixed.add(name)
         elif name in known and name != output:
             given.add(name)
-        elif name and makers[name] not in nodes:
-            nodes.add(makers[name])
-            left += made.graph.node[makers[name]].input
+        elif name and makers[name].output[0] not in nodes:
+            nodes.add(makers[name].output[0])
+            left += makers[name].input
     inputs = [_told(name, TensorProto.UINT8 if name == _PICTURE else TensorProto.FLOAT) for name in sorted(given)]
     graph = helper.make_graph(
-        [made.graph.node[n] for n in sorted(nodes)], "part", inputs, [_told(output)],
+        [node for node in made.graph.node if node.output[0] in nodes], "part", inputs, [_told(output)],
         [arrays[name] for name in sorted(fixed)],
     )  # fmt: skip
     return helper.make_model(graph, opset_imports=made.opset_import, ir_version=made.ir_version)
@@ -215,17 +219,6 @@ def _mean(value: npt.NDArray[Any]) -> Wide:
     """The mean of (n, channels, ...) by channel."""
     found: Wide = value.mean(axis=(0, *range(2, value.ndim)), dtype=np.float64)
     return found
-
-
-def _session(made: Any, *, whole: bool = False) -> Any:
-    """A graph made ready to run: node by node as it stands, `whole` with everything that makes it fast."""
-    import onnxruntime
-
-    how = onnxruntime.SessionOptions()
-    how.log_severity_level = 3  # errors
-    if not whole:
-        how.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(made.SerializeToString(), how, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

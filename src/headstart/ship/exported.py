@@ -30,6 +30,7 @@ from headstart.records import SCHEMA, Card, Item, Skipped
 from headstart.ship._record import check_classes
 from headstart.ship._screen import screen_onnx, screen_openvino
 from headstart.ship.answers import Answers, Prediction, items_of, predictions
+from headstart.transfer._onnxruntime import session
 
 __all__ = [
     "CERTIFICATE",
@@ -176,16 +177,10 @@ def _onnx(payload: Mapping[str, bytes]) -> Compute:
     """Compute model.onnx with onnxruntime on the CPU."""
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingExtraError("onnxruntime", "onnx", "computing an ONNX export")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads(), 1
-    options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoders want the cores meanwhile
-    session = onnxruntime.InferenceSession(payload["model.onnx"], options, providers=["CPUExecutionProvider"])
+    ready = session(payload["model.onnx"], threads=threads())
 
     def compute(images: npt.NDArray[np.uint8]) -> Sequence[npt.NDArray[Any]]:
-        found: Sequence[npt.NDArray[Any]] = session.run(list(OUTPUTS), {"images": images})
+        found: Sequence[npt.NDArray[Any]] = ready.run(list(OUTPUTS), {"images": images})
         return found
 
     return compute

@@ -27,6 +27,7 @@ from headstart.data import cache
 from headstart.data.augment import normalise
 from headstart.errors import OutputError
 from headstart.records import Card
+from headstart.transfer._onnxruntime import session
 from headstart.transfer._runner_torch import Compute
 
 __all__ = [
@@ -206,16 +207,10 @@ def _openvino(data: bytes, *, threads: int, precision: str) -> Compute:
 
 def _onnxruntime(data: bytes, *, threads: int, precision: str) -> Compute:  # noqa: ARG001 - fp32 is all it has
     """Compute an ONNX file with onnxruntime on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the decoders want the cores meanwhile
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    ready = session(data, threads=threads)
 
     def compute(images: Tensor) -> np.ndarray:
-        rows = session.run(None, {"images": images.contiguous().numpy()})[0]
+        rows = ready.run(None, {"images": images.contiguous().numpy()})[0]
         return np.asarray(rows, dtype=np.float32)
 
     return compute
